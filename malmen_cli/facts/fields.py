@@ -1,0 +1,120 @@
+"""Text from strangers: taking it out of a JSON object with every check, and showing it without harm to a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import NoReturn
+
+from malmen_cli.errors import BadFacts
+
+MAX_TEXT_BYTES = 64 * 1024  # of one prompt, target, subject, tag or source, in UTF-8
+
+# C0 and C1 controls, line separators, bidirectional marks, embeddings, overrides and isolates, lone surrogates.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def printable(text: str, limit: int | None = 60) -> str:
+    r"""`text` fit for a terminal: what could move the cursor, reorder or fail to encode is shown as `\xNN` or `\uNNNN`.
+
+    Args:
+        limit: most characters to return, the last one then an ellipsis; None for all of it.
+    """
+    shown = _UNSAFE.sub(_escape, text if limit is None else text[: limit + 1])
+    return shown if limit is None or len(shown) <= limit else shown[: max(limit - 1, 0)] + "…"
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Fields:
+    """The fields of one JSON object, taken out one by one; `check` then raises with everything found wrong.
+
+    What is taken is free of outer white space: on both sides, or with `strip=str.rstrip` on the right alone (prompts,
+    whose indent may mean something and whose trailing space would split the target's first token). Where a field is
+    wrong its taker notes that and returns a stand-in, so that all the others are looked at too.
+    """
+
+    def __init__(self, row: Mapping[str, object], *, prefix: str = "", problems: list[str] | None = None) -> None:
+        self.row = row
+        self.prefix = prefix  # of field names in problems: "unrelated[2]."
+        self.problems: list[str] = [] if problems is None else problems
+
+    def only(self, *known: str) -> None:
+        """Note every field that is not among `known`: most often one misspelt."""
+        if unknown := [f"'{self.prefix}{printable(key)}'" for key in self.row if key not in known]:
+            self.problems.append(f"unknown field {', '.join(unknown)}; known are {', '.join(known)}")
+
+    def text(self, key: str, *, strip: Callable[[str], str] = str.strip) -> str:
+        """A text that must be there."""
+        return self._checked(key, self.row.get(key, ""), strip)
+
+    def optional(self, key: str, *, strip: Callable[[str], str] = str.strip) -> str | None:
+        """A text, or None where the field is left out or null."""
+        return None if self.row.get(key) is None else self.text(key, strip=strip)
+
+    def texts(self, key: str, *, strip: Callable[[str], str] = str.strip) -> tuple[str, ...]:
+        """A list of texts, repeats left out; empty where the field is left out or null."""
+        return tuple(dict.fromkeys(self._checked(f"{key}[{i}]", item, strip) for i, item in enumerate(self._list(key))))
+
+    def objects(self, key: str) -> Iterator[Fields]:
+        """A list of objects, each as fields that share these problems; none where the field is left out or null."""
+        for i, item in enumerate(self._list(key)):
+            name = f"{self.prefix}{key}[{i}]"
+            if isinstance(item, Mapping):
+                yield Fields(item, prefix=f"{name}.", problems=self.problems)
+            else:
+                self.problems.append(f"'{name}' must be an object, not {kind(item)}")
+
+    def check(self) -> None:
+        """Raises BadFacts with one problem per thing wrong, if anything is."""
+        if self.problems:
+            raise BadFacts(self.problems)
+
+    def _list(self, key: str) -> list[object]:
+        value = self.row.get(key)
+        if value is None or isinstance(value, list):
+            return value or []
+        self.problems.append(f"'{self.prefix}{key}' must be a list, not {kind(value)}")
+        return []
+
+    def _checked(self, key: str, value: object, strip: Callable[[str], str]) -> str:
+        name = f"'{self.prefix}{key}'"
+        if not isinstance(value, str):
+            self.problems.append(f"{name} must be text, not {kind(value)}")
+            return ""
+        text = strip(value)
+        if not text:
+            self.problems.append(f"{name} is missing or empty")
+        if "\0" in text:
+            self.problems.append(f"{name} holds a NUL character")
+        if _SURROGATE.search(text):
+            self.problems.append(f"{name} holds half of a surrogate pair, which is not a character")
+        if (size := len(text.encode("utf-8", "surrogatepass"))) > MAX_TEXT_BYTES:
+            self.problems.append(f"{name} is {size:,} bytes long, at most {MAX_TEXT_BYTES:,} are allowed")
+        return text
+
+
+def kind(value: object) -> str:
+    """What a JSON value is, in words for a problem."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def refuse(reason: str) -> NoReturn:
+    """Raises BadFacts with this one problem."""
+    raise BadFacts([reason])

@@ -1,0 +1,118 @@
+"""The records of a JSON Lines or JSON array text, each with its line, however broken the text is."""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+
+from malmen_cli.facts.fields import printable
+
+Problem = tuple[int, str]  # line, reason
+
+_SPACE = re.compile(r"[ \t\r\n]*")  # JSON's own; str.strip() would eat more
+_UNDECODED = re.compile("[\udc80-\udcff]")  # how "surrogateescape" shows bytes that are not UTF-8
+
+
+def json_records(data: bytes, problems: list[Problem]) -> Iterator[tuple[int, object]]:
+    """Yield (line, value) for every record of `data`: UTF-8, byte-order mark allowed; `problems` gets the others.
+
+    In JSON Lines every line stands alone and blank ones are skipped. An array (the first character is `[`) may be
+    spread over lines in any way; its records carry the line they start on, and nothing is read after a syntax error.
+    """
+    text = data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    start = _skip_space(text, 0)
+    return _array(text, start + 1, problems) if text[start : start + 1] == "[" else _lines(text, problems)
+
+
+def _lines(text: str, problems: list[Problem]) -> Iterator[tuple[int, object]]:
+    decoder = _Decoder()
+    for line, record in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a JSON text
+        if not record.strip(" \t\r"):
+            continue
+        if _UNDECODED.search(record):
+            problems.append((line, "not UTF-8"))
+            continue
+        try:
+            value, end = decoder.take(record, _skip_space(record, 0))
+        except _BROKEN as error:
+            problems.append((line, _reason(error)))
+            continue
+        if _skip_space(record, end) < len(record):
+            problems.append((line, f"not JSON: more after the end of the record (column {end + 1})"))
+        elif decoder.repeated:
+            problems.append((line, f"given more than once: {', '.join(decoder.repeated)}"))
+        else:
+            yield line, value
+
+
+def _array(text: str, position: int, problems: list[Problem]) -> Iterator[tuple[int, object]]:
+    decoder = _Decoder()
+    newlines = [match.start() for match in re.finditer("\n", text)]
+
+    def line_at(index: int) -> int:
+        return bisect_left(newlines, index) + 1
+
+    start = _skip_space(text, position)
+    ending = text[start : start + 1] == "]"
+    end = start
+    while not ending:
+        try:
+            value, end = decoder.take(text, start)
+        except _BROKEN as error:
+            index = error.pos if isinstance(error, json.JSONDecodeError) else start
+            problems.append((line_at(index), f"{_reason(error)}; nothing after it was read"))
+            return
+        if undecoded := _UNDECODED.search(text, start, end):
+            problems.append((line_at(undecoded.start()), "not UTF-8"))
+        elif decoder.repeated:
+            problems.append((line_at(start), f"given more than once: {', '.join(decoder.repeated)}"))
+        else:
+            yield line_at(start), value
+        end = _skip_space(text, end)
+        ending = text[end : end + 1] == "]"
+        if not ending and text[end : end + 1] != ",":
+            problems.append((line_at(end), "not JSON: ',' or ']' must follow a record; nothing after it was read"))
+            return
+        start = _skip_space(text, end + 1)
+    after = _skip_space(text, end + 1)
+    if after < len(text):
+        problems.append((line_at(after), "not JSON: more after the end of the list"))
+
+
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+_BROKEN = (json.JSONDecodeError, RecursionError)
+
+
+def _reason(error: json.JSONDecodeError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "not a fact: nested too deeply"
+    if _UNDECODED.match(error.doc, error.pos):
+        return "not UTF-8"
+    return f"not JSON: {error.msg} (column {error.colno})"
+
+
+class _Decoder(json.JSONDecoder):
+    """Python's decoder, which keeps silent about repeated keys and fails on numbers of more than 4,300 digits."""
+
+    def __init__(self) -> None:
+        self.repeated: list[str] = []  # keys that the last record taken gives more than once in one object
+        super().__init__(object_pairs_hook=self._object, parse_int=lambda n: int(n) if len(n) < 20 else float(n))
+
+    def take(self, text: str, start: int) -> tuple[object, int]:
+        """The value at `start`, and the index after it; raises JSONDecodeError or RecursionError."""
+        self.repeated = []
+        return self.raw_decode(text, start)
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        fields = dict(pairs)
+        if len(fields) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            self.repeated += [f"'{printable(key)}'" for key, count in counts.items() if count > 1]
+        return fields

@@ -1,0 +1,130 @@
+"""From a fact file to a fact set: every problem gathered, repeats merged, one target per prompt."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, TextIO
+
+from malmen_cli.errors import BadFacts, UsageError
+from malmen_cli.facts.fact import Fact
+from malmen_cli.facts.fact_set import FactSet
+from malmen_cli.facts.fields import printable
+from malmen_cli.facts.formats import fact_from_row
+from malmen_cli.facts.json_records import Problem, json_records
+
+OnConflict = Literal["first", "last"]
+
+_LAYOUT = 'one JSON object per line, at least {"prompt": "...", "target": "..."}'
+
+
+def read_fact_set(
+    path: Path | Literal["-"], *, on_conflict: OnConflict | None = None, stdin: TextIO | None = None
+) -> FactSet:
+    """Read JSON Lines or a JSON array of facts in any known format (`formats.py`), mixed or not.
+
+    Records with the same prompt and target are one edit: the first is kept, with the rephrases, unrelated prompts and
+    tags of the others added. Records with the same prompt and another target, or another subject, contradict each
+    other.
+
+    Args:
+        path: the file, or "-" for `stdin` (by default the process's own).
+        on_conflict: of records that contradict each other keep the first or the last; None makes them problems.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be read.
+        BadFacts: with every problem as `file:line: reason`, in line order; also for a file without facts.
+    """
+    name = printable(str(path), limit=None)
+    problems: list[Problem] = []
+    merging = _Merging(on_conflict, problems)
+    for line, row in json_records(_bytes(path, stdin), problems):
+        try:
+            fact = fact_from_row(row)
+        except BadFacts as error:
+            problems += [(line, reason) for reason in error.problems]
+        else:
+            merging.add(line, fact)
+
+    if problems:
+        advice = []
+        if len(problems) > merging.contradictions:
+            advice.append(f"Correct these lines; malmen's own format is {_LAYOUT}.")
+        if merging.contradictions:
+            advice.append("Of contradicting lines remove all but one, or choose with --on-conflict first|last.")
+        problems.sort(key=lambda problem: problem[0])
+        raise BadFacts([f"{name}:{line}: {reason}" for line, reason in problems], remedy=" ".join(advice))
+    if not merging.kept:
+        raise BadFacts([f"{name}:1: no facts in this file"], remedy=f"Give it {_LAYOUT}.")
+    facts = tuple(fact for _, fact in merging.kept.values())
+    source = path if isinstance(path, str) else path.name
+    return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
+
+
+def _bytes(path: Path | Literal["-"], stdin: TextIO | None) -> bytes:
+    if isinstance(path, Path):
+        try:
+            return path.read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
+            why = (isinstance(error, OSError) and error.strerror) or str(error)
+            problem = f"cannot read {printable(str(path), limit=None)}: {why}"
+            raise UsageError(problem, remedy="Name a readable fact file, or - for standard input.") from error
+    stream = sys.stdin if stdin is None else stdin
+    try:
+        # The bytes beneath, where there are any: the locale's encoding has no say in what a fact file holds.
+        return stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode("utf-8", "surrogatepass")
+    except (AttributeError, OSError, ValueError) as error:  # no standard input, or a closed one
+        raise UsageError("cannot read standard input", remedy="Pipe facts into malmen, or name a fact file.") from error
+
+
+class _Merging:
+    """The facts kept so far, at most one per prompt, and the counts of what was dropped."""
+
+    def __init__(self, on_conflict: OnConflict | None, problems: list[Problem]) -> None:
+        self.on_conflict = on_conflict
+        self.problems = problems
+        self.kept: dict[str, tuple[int, Fact]] = {}  # by prompt: the line that vouches for target and subject, the fact
+        self.duplicates = self.contradictions = self.conflicts_dropped = 0
+
+    def add(self, line: int, fact: Fact) -> None:
+        if fact.prompt not in self.kept:
+            self.kept[fact.prompt] = (line, fact)
+            return
+        kept_line, kept = self.kept[fact.prompt]
+        if contradiction := _contradiction(kept, kept_line, fact):
+            if self.on_conflict is None:
+                self.contradictions += 1
+                self.problems.append((line, contradiction))
+                return
+            self.conflicts_dropped += 1
+            if self.on_conflict == "last":
+                del self.kept[fact.prompt]  # so that the newcomer takes its own place in the order
+                self.kept[fact.prompt] = (line, fact)
+        else:
+            self.duplicates += 1
+            brings_subject = kept.subject is None and fact.subject is not None
+            self.kept[fact.prompt] = (line if brings_subject else kept_line, _merged(kept, fact))
+
+
+def _contradiction(kept: Fact, kept_line: int, fact: Fact) -> str | None:
+    prompt = printable(fact.prompt)
+    if kept.target != fact.target:
+        here, there = printable(fact.target), printable(kept.target)
+        return f"prompt '{prompt}' has target '{here}' here and '{there}' at line {kept_line}"
+    if kept.subject and fact.subject and kept.subject != fact.subject:
+        here, there = printable(fact.subject), printable(kept.subject)
+        return f"prompt '{prompt}' has subject '{here}' here and '{there}' at line {kept_line}"
+    return None
+
+
+def _merged(kept: Fact, repeat: Fact) -> Fact:
+    """The kept fact with what only its repeat knows."""
+    return replace(
+        kept,
+        subject=kept.subject or repeat.subject,
+        rephrases=tuple(dict.fromkeys(kept.rephrases + repeat.rephrases)),
+        unrelated=tuple(dict.fromkeys(kept.unrelated + repeat.unrelated)),
+        tags=tuple(dict.fromkeys(kept.tags + repeat.tags)),
+        source=kept.source or repeat.source,
+    )
