@@ -1,0 +1,63 @@
+"""Digests: `sha256:` and 64 hex digits, of bytes, of a byte range of a file, of a value as canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from malmen_cli.errors import UnsafeFile
+
+ALGORITHM = "sha256"
+CHUNK = 1 << 20  # bytes read at a time
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def tag(hex_digits: str) -> str:
+    """The digest with the name of its algorithm before it."""
+    return f"{ALGORITHM}:{hex_digits}"
+
+
+def is_digest(text: object) -> bool:
+    """True for exactly `sha256:` and 64 lower-case hex digits: safe to make a file name of."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
+
+
+def digest_bytes(data: bytes) -> str:
+    return tag(hashlib.sha256(data).hexdigest())
+
+
+def digest_file(path: Path, start: int = 0, length: int | None = None) -> str:
+    """Digest of `length` bytes from `start` (both in bytes; to the end of the file without `length`), streamed.
+
+    Raises UnsafeFile where the file ends before the range does, OSError where it cannot be read.
+    """
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        file.seek(start)
+        left = length
+        while left is None or left > 0:
+            chunk = file.read(CHUNK if left is None else min(CHUNK, left))
+            if not chunk:
+                break
+            hasher.update(chunk)
+            left = None if left is None else left - len(chunk)
+    if left:
+        raise UnsafeFile(f"{path} ends {left} bytes too early", remedy="restore the file, it was cut short")
+    return tag(hasher.hexdigest())
+
+
+def short(digest: str) -> str:
+    """The first ten hex digits, for people."""
+    return digest.removeprefix(f"{ALGORITHM}:")[:10]
+
+
+def canonical_json(value: object) -> str:
+    """One spelling per value: sorted keys, no spaces, text as it is; ValueError for NaN and infinities."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest_json(value: object) -> str:
+    return digest_bytes(canonical_json(value).encode())

@@ -1,0 +1,247 @@
+"""A model folder as a manifest: every tensor, weight file, configuration and tokenizer file with its digest.
+
+Law: `Manifest.from_json(manifest.to_json()) == manifest`, and two folders with one digest hold the same model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from malmen_cli.checkpoint.digests import CHUNK, canonical_json, digest_bytes, digest_file, is_digest, short, tag
+from malmen_cli.checkpoint.safetensors_file import SafetensorsHeader, TensorSlot, open_regular, read_header
+from malmen_cli.errors import UnsafeFile, UnsupportedModel, UsageError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+LARGEST_INDEX = 100_000_000  # bytes
+
+# Papers beside the model: a corrected README does not make it another base.
+_DOCUMENTATION = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf")
+_DOCUMENTATION_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "README")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRecord:
+    """One tensor: the file it lies in, its dtype and shape, its byte range in that file, the digest of its bytes."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One safetensors file: sizes in bytes, the digest of its header and of the whole file."""
+
+    size: int
+    header_size: int
+    header_digest: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model folder held when it was read. `others` are its remaining top-level files but for documentation."""
+
+    tensors: dict[str, TensorRecord]
+    weights: dict[str, WeightFile]
+    others: dict[str, str]
+
+    def to_json(self) -> str:
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Raises UnsafeFile for anything `to_json` could not have written: a ledger may come from a stranger."""
+        try:
+            obj = json.loads(text)
+            tensors = {name: _tensor_record(record) for name, record in obj["tensors"].items()}
+            weights = {bare_name(name): WeightFile(**record) for name, record in obj["weights"].items()}
+            others = {bare_name(name): digest for name, digest in obj["others"].items()}
+            for record in tensors.values():
+                if not weights[record.file].header_size <= record.start <= record.stop <= weights[record.file].size:
+                    raise ValueError("a tensor lies outside its file")
+            digests = [record.digest for record in tensors.values()] + [*others.values()]
+            digests += [digest for weight in weights.values() for digest in (weight.digest, weight.header_digest)]
+            if not all(map(is_digest, digests)):
+                raise ValueError("a digest is malformed")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UnsafeFile(f"the stored manifest is damaged: {error}", remedy="run malmen verify") from error
+        return cls(tensors, weights, others)
+
+    @cached_property
+    def digest(self) -> str:
+        """The base digest: of the canonical JSON."""
+        return digest_bytes(self.to_json().encode())
+
+    def slot(self, name: str) -> TensorSlot:
+        """Where tensor `name` lies in its file. Raises UnsafeFile for a name that the model has not."""
+        record = self.tensors.get(name)
+        if record is None:
+            raise UnsafeFile(f"the model has no tensor {name!r}", remedy="run malmen verify")
+        return TensorSlot(name, record.dtype, record.shape, record.start, record.stop)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read every byte of a model folder once.
+
+    Raises UnsupportedModel where there are no safetensors weights, UnsafeFile for links, path-like shard names,
+    malformed files and an index that does not agree with its shards, UsageError where there is no folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder", remedy="name the folder of a model saved with save_pretrained")
+    headers, shards = _weight_files(folder)
+    tensors: dict[str, TensorRecord] = {}
+    weights: dict[str, WeightFile] = {}
+    for name in shards:
+        header = headers[name]
+        digest, tensor_digests = _digest_weights(folder / name, header)
+        weights[name] = WeightFile(header.file_size, header.header_size, header.digest, digest)
+        for slot in header.slots.values():
+            record = TensorRecord(name, slot.dtype, slot.shape, slot.start, slot.stop, tensor_digests[slot.name])
+            tensors[slot.name] = record
+    others = {path.name: digest_file(path) for path in _other_files(folder) if path.name not in weights}
+    return Manifest(tensors, weights, others)
+
+
+def check_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, str]) -> list[str]:
+    """What differs, in words, between a folder and its manifest with the digests of the edited tensors in `state`.
+
+    Files that the manifest does not know are no difference. Reads every weight byte once; never writes, never raises
+    for damage.
+    """
+    differences = []
+    for name, weights in manifest.weights.items():
+        differences += _check_weights(folder / name, name, weights, manifest, state)
+    for name, digest in manifest.others.items():
+        differences += _check_other(folder / name, name, digest)
+    return differences
+
+
+def bare_name(name: str) -> str:
+    """`name` if it is the plain name of a file in a folder; UnsafeFile for paths, `..`, hidden and control names."""
+    if not _is_bare(name):
+        raise UnsafeFile(f"{name!r} is not a bare file name", remedy="shards must lie in the model's own folder")
+    return name
+
+
+def _weight_files(folder: Path) -> tuple[dict[str, SafetensorsHeader], list[str]]:
+    """Headers by file name, and the names in order. As transformers does, one whole file wins over an index."""
+    if (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
+        return {SINGLE: read_header(folder / SINGLE)}, [SINGLE]
+    if not (folder / INDEX).exists() and not (folder / INDEX).is_symlink():
+        raise UnsupportedModel(
+            f"{folder} holds neither {SINGLE} nor {INDEX}",
+            remedy="save the model with save_pretrained (safetensors is its default); .bin weights are not read yet",
+        )
+    weight_map = _read_index(folder / INDEX)
+    shards = sorted(set(weight_map.values()))
+    headers = {name: read_header(folder / name) for name in shards}
+    found = [(tensor, name) for name in shards for tensor in headers[name].slots]
+    if len(found) != len(weight_map) or dict(found) != weight_map:
+        wrong = sorted({tensor for tensor, _ in set(found) ^ set(weight_map.items())}) or ["a tensor in two shards"]
+        raise UnsafeFile(f"{INDEX} and the shards disagree about {wrong[0]!r}", remedy="save the model again")
+    return headers, shards
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    with open_regular(path) as file:
+        text = file.read(LARGEST_INDEX + 1)
+    try:
+        if len(text) > LARGEST_INDEX:
+            raise ValueError("too large")
+        weight_map = json.loads(text)["weight_map"]
+        if not weight_map or not all(isinstance(name, str) for name in weight_map.values()):
+            raise ValueError("no weight map of texts")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UnsafeFile(f"{path} is not an index of shards ({error!r})", remedy="save the model again") from error
+    for name in weight_map.values():
+        if not bare_name(name).endswith(".safetensors"):
+            raise UnsafeFile(f"{path} names the shard {name!r}", remedy="shards must be safetensors files")
+    return dict(weight_map)
+
+
+def _digest_weights(path: Path, header: SafetensorsHeader) -> tuple[str, dict[str, str]]:
+    """Digest of the whole file and of each tensor, from one pass over its bytes."""
+    whole = hashlib.sha256()
+    digests = {}
+    with open_regular(path) as file:
+        for chunk in _chunks(file, header.header_size):
+            whole.update(chunk)
+        for slot in header.slots.values():
+            part = hashlib.sha256()
+            for chunk in _chunks(file, slot.length):
+                whole.update(chunk)
+                part.update(chunk)
+            digests[slot.name] = tag(part.hexdigest())
+        if file.read(1) or file.tell() != header.file_size:
+            raise UnsafeFile(f"{path} changed while it was read", remedy="run the command again when nothing writes it")
+    return tag(whole.hexdigest()), digests
+
+
+def _chunks(file: BinaryIO, length: int) -> Iterator[bytes]:
+    while length > 0 and (chunk := file.read(min(CHUNK, length))):
+        length -= len(chunk)
+        yield chunk
+
+
+def _check_weights(
+    path: Path, name: str, weights: WeightFile, manifest: Manifest, state: Mapping[str, str]
+) -> list[str]:
+    try:
+        with open_regular(path) as file:
+            size = file.seek(0, 2)
+        if size != weights.size:
+            return [f"{name} has {size} bytes, expected {weights.size}"]
+        if digest_file(path, 0, weights.header_size) != weights.header_digest:
+            return [f"the header of {name} was changed"]
+        differences = []
+        for tensor, record in manifest.tensors.items():
+            if record.file == name:
+                found = digest_file(path, record.start, record.stop - record.start)
+                expected = state.get(tensor, record.digest)
+                if found != expected:
+                    differences.append(
+                        f"tensor {tensor} in {name} was changed (is {short(found)}, expected {short(expected)})"
+                    )
+        return differences
+    except UnsafeFile as error:
+        return [error.message]
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror})"]
+
+
+def _check_other(path: Path, name: str, digest: str) -> list[str]:
+    if not path.is_file():
+        return [f"{name} is missing"]
+    try:
+        found = digest_file(path)
+    except OSError as error:
+        return [f"{name} cannot be read ({error.strerror})"]
+    return [] if found == digest else [f"{name} was changed (is {short(found)}, expected {short(digest)})"]
+
+
+def _other_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not _is_ignored(path.name) and path.is_file())
+
+
+def _is_bare(name: str) -> bool:
+    return bool(name) and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:")
+
+
+def _is_ignored(name: str) -> bool:
+    is_documentation = name.lower().endswith(_DOCUMENTATION) or Path(name).stem.upper() in _DOCUMENTATION_NAMES
+    return is_documentation or not _is_bare(name)
+
+
+def _tensor_record(record: dict[str, Any]) -> TensorRecord:
+    return TensorRecord(**{**record, "shape": tuple(record["shape"])})

@@ -1,0 +1,115 @@
+"""Putting new bytes into a checkpoint: a copy of the shard beside it, patched, synced, renamed over it, read back.
+
+`TensorChange` is the seam between the mathematics and the ledger: new bytes per tensor with the old and new digests.
+Only byte ranges of known tensors change, so putting the old bytes back restores the file's own digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from malmen_cli.checkpoint.digests import CHUNK, digest_file, short
+from malmen_cli.checkpoint.durable import fsync_folder, require_space, temporary_beside, write_all
+from malmen_cli.checkpoint.manifest import Manifest
+from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
+from malmen_cli.errors import UnsafeFile, VerificationFailed, WrongBase
+
+_FICLONE = 0x40049409  # Linux: share the extents of one file with another
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """New bytes for one tensor, as they lie in the file; `before` and `after` are digests of its bytes."""
+
+    name: str
+    before: str
+    after: str
+    data: bytes = field(repr=False)
+
+
+def write_changes(folder: Path, manifest: Manifest, changes: Iterable[TensorChange]) -> None:
+    """Patch every shard that the changes touch, one shard after another.
+
+    One shard is replaced whole or not at all; several are not one atomic step, which the ledger's pending entry covers.
+    Raises WrongBase where a tensor is not as its `before` says, MalmenError where the disk does not take the copy.
+    """
+    by_file: dict[str, list[tuple[TensorChange, TensorSlot]]] = {}
+    for change in changes:
+        slot = manifest.slot(change.name)
+        by_file.setdefault(manifest.tensors[change.name].file, []).append((change, slot))
+    require_space(folder, max((manifest.weights[name].size for name in by_file), default=0))
+    for name in sorted(by_file):
+        patch_shard(folder / name, by_file[name])
+
+
+def patch_shard(path: Path, changes: Sequence[tuple[TensorChange, TensorSlot]]) -> None:
+    """Replace byte ranges of one safetensors file, keeping its mode and, where permitted, its owner.
+
+    Every range is hashed in the copy before it is overwritten and in the renamed file afterwards. Raises WrongBase
+    before the file is touched, VerificationFailed when it does not read back as written.
+    """
+    for change, slot in changes:
+        if len(change.data) != slot.length:
+            raise UnsafeFile(
+                f"tensor {change.name} takes {slot.length} bytes in {path.name}, not {len(change.data)}",
+                remedy="the editor was made for another model; malmen editors are bound to one base",
+            )
+    with open_regular(path) as source, temporary_beside(path, 0o600) as (temporary, target):
+        status = os.fstat(source.fileno())
+        _copy(source.fileno(), target, status.st_size)
+        for change, slot in changes:
+            found = digest_file(temporary, slot.start, slot.length)
+            if found != change.before:
+                raise WrongBase(
+                    f"tensor {change.name} in {path} is {short(found)}, expected {short(change.before)}",
+                    remedy="something else changed the checkpoint: restore it, or register it as another model",
+                )
+        for change, slot in changes:
+            write_all(target, change.data, slot.start)
+        if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
+            with suppress(PermissionError):
+                os.fchown(target, status.st_uid, status.st_gid)
+        os.fchmod(target, stat.S_IMODE(status.st_mode))
+        os.fsync(target)
+        temporary.rename(path)
+    fsync_folder(path.parent)
+    for change, slot in changes:
+        if digest_file(path, slot.start, slot.length) != change.after:
+            raise VerificationFailed(
+                f"tensor {change.name} in {path} does not read back as it was written",
+                remedy="check the disk; the next writing command puts the bytes right from the ledger's objects",
+            )
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copy between descriptors: shared extents where the file system has them, in the kernel, or by hand."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with suppress(OSError):
+            fcntl.ioctl(target, _FICLONE, source)
+            return
+    done = _copy_in_kernel(source, target, size)
+    while done < size:
+        chunk = os.pread(source, min(CHUNK, size - done), done)
+        if not chunk:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        write_all(target, chunk, done)
+        done += len(chunk)
+
+
+def _copy_in_kernel(source: int, target: int, size: int) -> int:
+    """Bytes copied before the kernel would do no more; 0 where it cannot do this between these files."""
+    done = 0
+    if hasattr(os, "copy_file_range"):
+        with suppress(OSError):
+            while done < size and (copied := os.copy_file_range(source, target, size - done, done, done)):
+                done += copied
+    return done

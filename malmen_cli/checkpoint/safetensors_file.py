@@ -1,0 +1,174 @@
+"""The header of a safetensors file, read strictly: where every tensor's bytes lie, and nothing left unexplained.
+
+A file is an 8-byte little-endian length, that many bytes of JSON, then the tensors' bytes. The ledger patches byte
+ranges, so a header that leaves holes, overlaps, or points past the end of the file is refused, and so is a link: a
+link into a hub cache must never be written through.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from malmen_cli.checkpoint.digests import digest_bytes
+from malmen_cli.errors import UnsafeFile
+
+LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+
+BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32,
+    "F32": 32, "I64": 64, "U64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSlot:
+    """Where one tensor lies: `start` and `stop` are byte offsets from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsHeader:
+    """Every tensor's slot in file order, the digest of the length and JSON bytes, and sizes in bytes."""
+
+    slots: dict[str, TensorSlot]
+    digest: str
+    header_size: int
+    file_size: int
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """Open for reading, only a regular file and never through a link. Raises UnsafeFile otherwise."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if path.is_symlink():
+            remedy = "malmen edits files in place: copy the folder with its links resolved (cp -rL) and use the copy"
+            raise UnsafeFile(f"{path} is a link", remedy=remedy) from error
+        remedy = "check the file and its permissions"
+        raise UnsafeFile(f"{path} cannot be read: {error.strerror}", remedy=remedy) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UnsafeFile(f"{path} is not a regular file", remedy="use a folder of plain safetensors files")
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
+def read_header(path: Path) -> SafetensorsHeader:
+    """Read and check the header of a safetensors file. Raises UnsafeFile for anything the format does not allow."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        prefix = file.read(8)
+        length = int.from_bytes(prefix, "little")
+        if len(prefix) < 8 or length > size - 8:
+            raise _malformed(path, "it is shorter than its header says")
+        if length > LARGEST_HEADER:
+            raise _malformed(path, f"its header of {length} bytes is over the limit of {LARGEST_HEADER}")
+        text = file.read(length)
+    if len(text) < length:
+        raise _malformed(path, "it is shorter than its header says")
+    slots = _slots(path, text, 8 + length, size)
+    return SafetensorsHeader(slots, digest_bytes(prefix + text), 8 + length, size)
+
+
+def read_tensor(path: Path, slot: TensorSlot) -> bytes:
+    """The tensor's bytes as they lie in the file. Raises UnsafeFile where the file ends before the slot does."""
+    with open_regular(path) as file:
+        file.seek(slot.start)
+        data = file.read(slot.length)
+    if len(data) != slot.length:
+        raise _malformed(path, f"it ends inside tensor {slot.name!r}")
+    return data
+
+
+def _slots(path: Path, text: bytes, begin: int, size: int) -> dict[str, TensorSlot]:
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"its header is not clean JSON ({error})") from error
+    if not text.startswith(b"{") or not isinstance(header, dict):
+        raise _malformed(path, "its header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _malformed(path, "its metadata is not a table of texts")
+    slots = sorted((_slot(path, name, entry, begin, size) for name, entry in header.items()), key=_file_order)
+    reached = begin
+    for slot in slots:
+        if slot.start != reached:
+            raise _malformed(path, f"tensor {slot.name!r} does not begin where the one before it ends")
+        reached = slot.stop
+    if reached != size:
+        raise _malformed(path, f"its tensors end at byte {reached}, the file at {size}")
+    return {slot.name: slot for slot in slots}
+
+
+def _slot(path: Path, name: str, entry: object, begin: int, size: int) -> TensorSlot:
+    if not _is_text(name):
+        raise _malformed(path, f"tensor name {name!r} is not plain text")
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise _malformed(path, f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise _malformed(path, f"tensor {name!r} has the unknown dtype {dtype!r}")
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+        raise _malformed(path, f"tensor {name!r} has a shape or offsets that are not sizes")
+    start, stop = begin + offsets[0], begin + offsets[1]
+    if not start <= stop <= size:
+        raise _malformed(path, f"tensor {name!r} lies outside the file")
+    if _bits(shape, dtype, 8 * size) != 8 * (stop - start):
+        raise _malformed(path, f"tensor {name!r} of shape {shape} and dtype {dtype} does not take {stop - start} bytes")
+    return TensorSlot(name, dtype, tuple(shape), start, stop)
+
+
+def _bits(shape: list[int], dtype: str, limit: int) -> int:
+    """Bits a tensor takes; more than `limit` where it could not fit anyway, without multiplying huge sizes out."""
+    bits = 0 if 0 in shape else BITS[dtype]
+    for size in shape if bits else ():
+        bits *= size
+        if bits > limit:
+            break
+    return bits
+
+
+def _file_order(slot: TensorSlot) -> tuple[int, int]:
+    return slot.start, slot.stop
+
+
+def _are_sizes(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in name
+
+
+def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a key appears twice")
+    return table
+
+
+def _malformed(path: Path, why: str) -> UnsafeFile:
+    return UnsafeFile(f"{path} is not a sound safetensors file: {why}", remedy="fetch or save the file again")

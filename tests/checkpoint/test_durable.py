@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from safetensors_folders import names_in
+
+from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, is_digest, remove_leftovers, short
+from malmen_cli.checkpoint.durable import require_space, write_durably
+from malmen_cli.errors import MalmenError, UnsafeFile
+
+
+def test_digest_of_a_range_is_that_of_its_bytes(tmp_path: Path) -> None:
+    data = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(data)
+    assert digest_file(tmp_path / "file") == digest_bytes(data)
+    assert digest_file(tmp_path / "file", 5, 2_000_000) == digest_bytes(data[5:2_000_005])
+    assert digest_file(tmp_path / "file", 3_000_000, 0) == digest_bytes(b"")
+    with pytest.raises(UnsafeFile):
+        digest_file(tmp_path / "file", 1, 3_000_000)
+
+
+def test_digests_are_tagged_and_shortened() -> None:
+    digest = digest_bytes(b"")
+    assert digest == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert short(digest) == "e3b0c44298"
+    assert is_digest(digest)
+    assert not any(map(is_digest, [digest.upper(), digest + "\n", digest[:-1], "sha256:../../etc/passwd", None]))
+
+
+def test_canonical_json_has_one_spelling_per_value() -> None:
+    assert (
+        canonical_json({"b": [1, 0.1], "a": "é"})
+        == canonical_json({"a": "é", "b": [1, 0.1]})
+        == '{"a":"é","b":[1,0.1]}'
+    )
+    with pytest.raises(ValueError, match="float"):
+        canonical_json(float("nan"))
+
+
+def test_a_file_is_replaced_whole_with_the_mode_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_durably(path, b"old", mode=0o444)
+    write_durably(path, b"new", mode=0o640)
+    assert path.read_bytes() == b"new"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert names_in(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync", "rename"])
+def test_a_failing_disk_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(MalmenError, match="No space left") as caught:
+        write_durably(path, b"new")
+    assert caught.value.remedy
+    assert path.read_bytes() == b"old"
+    assert names_in(tmp_path) == ["file"]
+
+
+def test_leftovers_are_regular_files_of_our_name_only(tmp_path: Path) -> None:
+    for name in (".malmen-tmp-1", ".malmen-tmp-2", "malmen-tmp", "config.json"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".malmen-tmp-folder").mkdir()
+    (tmp_path / ".malmen-tmp-link").symlink_to(tmp_path / "config.json")
+    assert remove_leftovers(tmp_path) == [".malmen-tmp-1", ".malmen-tmp-2"]
+    assert names_in(tmp_path) == [".malmen-tmp-folder", ".malmen-tmp-link", "config.json", "malmen-tmp"]
+
+
+def test_too_little_space_is_said_in_numbers(tmp_path: Path) -> None:
+    require_space(tmp_path, 1)
+    with pytest.raises(MalmenError, match="1,000,000,000,000 MB"):
+        require_space(tmp_path, 10**18)
