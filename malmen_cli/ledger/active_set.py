@@ -1,0 +1,93 @@
+"""The fold: which facts are in effect after a list of entries. Pure functions, no database.
+
+The edited weights are a function of (base, active facts, editor), so everything the ledger promises about reverting,
+superseding and commuting entries is decided here:
+
+    remaining(e) = facts(e) - union of remaining(r) over later reverts r of e
+    active       = for each prompt, the last fact of the apply entries' remaining ones
+
+A revert lists the facts it takes out of its target; reverting a revert therefore gives them back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from malmen_cli.checkpoint.digests import digest_json
+
+# The digest of the empty active set: the base, whichever editor is in force.
+NOTHING_ACTIVE = digest_json({"edits": [], "editor": None})
+
+
+@dataclass(frozen=True, slots=True)
+class FactRef:
+    """A fact as the fold sees it: the whole record's digest, the digest of what its rows depend on, its prompt."""
+
+    fact_digest: str
+    edit_digest: str
+    prompt: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFacts:
+    """An entry as the fold sees it; `target` is the entry that a revert points at."""
+
+    id: str
+    kind: str
+    facts: tuple[FactRef, ...] = ()
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Additions:
+    """New facts sorted by what they do to the active ones; `superseding` pairs each with the fact it replaces."""
+
+    new: tuple[FactRef, ...]
+    already_active: tuple[FactRef, ...]
+    superseding: tuple[tuple[FactRef, FactRef], ...]
+
+
+def remaining(entries: Sequence[EntryFacts]) -> dict[str, frozenset[str]]:
+    """Per entry id, the digests of its facts that no later revert has taken out. Entries are in ledger order."""
+    taken: dict[str, set[str]] = {}
+    left: dict[str, frozenset[str]] = {}
+    for entry in reversed(entries):
+        facts = frozenset(fact.fact_digest for fact in entry.facts)
+        left[entry.id] = facts - taken.get(entry.id, set())
+        if entry.kind == "revert" and entry.target is not None:
+            taken.setdefault(entry.target, set()).update(left[entry.id])
+    return left
+
+
+def active_facts(entries: Sequence[EntryFacts]) -> dict[str, FactRef]:
+    """The active fact of every prompt, in the order in which they came into effect. Entries are in ledger order."""
+    left = remaining(entries)
+    active: dict[str, FactRef] = {}
+    for entry in entries:
+        for fact in entry.facts if entry.kind == "apply" else ():
+            if fact.fact_digest in left[entry.id]:
+                active.pop(fact.prompt, None)
+                active[fact.prompt] = fact
+    return active
+
+
+def superseded_by(new: Iterable[FactRef], active: Mapping[str, FactRef]) -> Additions:
+    """Sort `new` facts against the active ones: unknown prompt, the very same edit, or another target for a prompt."""
+    fresh, known, superseding = [], [], []
+    for fact in new:
+        old = active.get(fact.prompt)
+        if old is None:
+            fresh.append(fact)
+        elif old.edit_digest == fact.edit_digest:
+            known.append(fact)
+        else:
+            superseding.append((fact, old))
+    return Additions(tuple(fresh), tuple(known), tuple(superseding))
+
+
+def active_digest(editor_id: str | None, active: Mapping[str, FactRef]) -> str:
+    """Names the edited weights: one digest per editor and set of active edits, whatever order they came in."""
+    if not active:
+        return NOTHING_ACTIVE
+    return digest_json({"edits": sorted(fact.edit_digest for fact in active.values()), "editor": editor_id})

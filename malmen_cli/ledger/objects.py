@@ -1,0 +1,71 @@
+"""Objects: write-once blobs named by the digest of their content (tensors, rows)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from malmen_cli.checkpoint.digests import ALGORITHM, digest_bytes, digest_file, is_digest, tag
+from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_without_folder
+from malmen_cli.errors import VerificationFailed
+
+_REMEDY = "run malmen verify; restore the workspace from a backup"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStore:
+    """`root/sha256/ab/abcd..`, read-only files. What `put` has returned survives a power failure."""
+
+    root: Path
+
+    def path(self, digest: str) -> Path:
+        """Where the object lies or would lie. Raises VerificationFailed for what is not a digest."""
+        if not is_digest(digest):
+            raise VerificationFailed(f"{digest!r} is not the name of an object", remedy=_REMEDY)
+        name = digest.removeprefix(f"{ALGORITHM}:")
+        return self.root / ALGORITHM / name[:2] / name
+
+    def contains(self, digest: str) -> bool:
+        """Whether the object is there; `get` says whether it is sound."""
+        return self.path(digest).is_file()
+
+    def put(self, data: bytes) -> str:
+        return self.put_many([data])[0]
+
+    def put_many(self, blobs: Iterable[bytes]) -> list[str]:
+        """Store blobs and return their digests in order; folders are synced once at the end.
+
+        A sound object is never written again; a damaged one is, since here is what it should be.
+        """
+        digests: list[str] = []
+        folders: dict[Path, None] = {}
+        for data in blobs:
+            digest = digest_bytes(data)
+            path = self.path(digest)
+            with in_words(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not (path.is_file() and digest_file(path) == digest):
+                    write_without_folder(path, data, mode=0o444)
+            folders |= dict.fromkeys((path.parent, path.parent.parent, self.root, self.root.parent))
+            digests.append(digest)
+        for folder in folders:
+            fsync_folder(folder)
+        return digests
+
+    def get(self, digest: str) -> bytes:
+        """The blob, checked against its name. Raises VerificationFailed naming the file that is missing or damaged."""
+        path = self.path(digest)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise VerificationFailed(f"object {path} cannot be read: {error.strerror}", remedy=_REMEDY) from error
+        if digest_bytes(data) != digest:
+            raise VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
+        return data
+
+    def __iter__(self) -> Iterator[str]:
+        """Digests of the objects that are there, by their names; anything else in the folder is passed over."""
+        for path in sorted((self.root / ALGORITHM).glob("??/*")):
+            if is_digest(tag(path.name)) and path.name.startswith(path.parent.name):
+                yield tag(path.name)

@@ -1,0 +1,168 @@
+"""Registering models and editors: what every later entry starts from."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from malmen_cli.checkpoint.digests import canonical_json, digest_file, digest_json
+from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.manifest import Manifest
+from malmen_cli.checkpoint.safetensors_file import read_tensor
+from malmen_cli.errors import UsageError, WrongBase
+from malmen_cli.ledger import store
+from malmen_cli.ledger.active_set import NOTHING_ACTIVE
+from malmen_cli.ledger.database import Ledger, insert
+from malmen_cli.ledger.entry_rows import insert_entry, now
+from malmen_cli.ledger.records import EditorRecord, ModelRecord
+from malmen_cli.ledger.sidecar import warning_about
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+EDITOR_FILES = ("editor.json", "editor.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """A newly registered model, and a warning to show when another ledger has edited its folder."""
+
+    model: ModelRecord
+    warning: str | None
+
+
+def register_model(
+    ledger: Ledger,
+    name: str,
+    folder: Path,
+    manifest: Manifest,
+    base_tensor_names: Iterable[str],
+    architecture: Mapping[str, Any],
+    *,
+    command: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> Registration:
+    """Store the base tensors that edits will need, then the model and its register entry in one transaction.
+
+    `manifest` is `read_manifest(folder)`, `architecture` the caller's description of the edited layers. Raises
+    UsageError for a bad or taken name or folder, WrongBase when the folder changed since the manifest was read.
+    """
+    folder = folder.resolve()
+    names = sorted(base_tensor_names)
+    check_name(name)
+    _check_utf8(folder)
+    with checkpoint_lock(folder, command):
+        _store_base(ledger, folder, manifest, names)
+        described = {**(details or {}), "architecture": digest_json(dict(architecture)), "base_tensors": names}
+        with ledger.write() as db:
+            _refuse_known(db, name, folder)
+            model_id = insert(
+                db,
+                "models",
+                name=name,
+                path=str(folder),
+                base_digest=manifest.digest,
+                manifest=manifest.to_json(),
+                architecture=canonical_json(dict(architecture)),
+                created_at=now(),
+            )
+            model = store.model_with_id(db, model_id)
+            insert_entry(db, model, kind="register", active_digest=NOTHING_ACTIVE, command=command, details=described)
+        return Registration(model, warning_about(folder))
+
+
+def ensure_base_objects(ledger: Ledger, model: ModelRecord, tensor_names: Iterable[str]) -> None:
+    """Store base tensors that registration did not. The caller holds the checkpoint's lock.
+
+    They are read from the checkpoint, which is right only for tensors that were never edited: raises WrongBase where
+    the bytes are not the base's.
+    """
+    missing = [name for name in tensor_names if not ledger.objects.contains(_base_digest(model.manifest, name))]
+    _store_base(ledger, model.path, model.manifest, missing)
+
+
+def add_editor(
+    ledger: Ledger,
+    model: ModelRecord,
+    editor_id: str,
+    *,
+    per_fact: bool = True,
+    config: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+) -> EditorRecord:
+    """Record the editor whose files lie, complete and synced, in `workspace.editors / editor_id`."""
+    check_name(editor_id)
+    digest = editor_digest(ledger.workspace.editors / editor_id)
+    with ledger.write() as db:
+        try:
+            insert(
+                db,
+                "editors",
+                id=editor_id,
+                model_id=model.id,
+                digest=digest,
+                created_at=now(),
+                per_fact=per_fact,
+                config=canonical_json(dict(config or {})),
+                scores=canonical_json(dict(scores or {})),
+            )
+        except sqlite3.IntegrityError as error:
+            raise UsageError(f"there is an editor {editor_id} already", remedy="see malmen models show") from error
+        return store.editor(db, editor_id)
+
+
+def editor_digest(folder: Path) -> str:
+    """One digest over the digests of an editor's two files. Raises UsageError where one is missing."""
+    try:
+        return digest_json({name: digest_file(folder / name) for name in EDITOR_FILES})
+    except OSError as error:
+        remedy = "train it again, or restore the workspace from a backup"
+        raise UsageError(f"{folder} does not hold an editor: {error.strerror}", remedy=remedy) from error
+
+
+def check_editor(ledger: Ledger, editor: EditorRecord) -> Path:
+    """The editor's folder, its files being those that were recorded. Raises WrongBase otherwise."""
+    folder = ledger.workspace.editors / editor.id
+    if editor_digest(folder) != editor.digest:
+        raise WrongBase(f"the files of editor {editor.id} were changed", remedy="restore them from a backup")
+    return folder
+
+
+def check_name(name: str) -> None:
+    """Names become folders: letters, digits, `.`, `_` and `-` only, not beginning with `.` or `-`."""
+    if not _NAME.fullmatch(name):
+        remedy = "use letters, digits, '.', '_' and '-', beginning with a letter, a digit or '_'"
+        raise UsageError(f"{name!r} cannot be a name", remedy=remedy)
+
+
+def _store_base(ledger: Ledger, folder: Path, manifest: Manifest, names: list[str]) -> None:
+    blobs = (read_tensor(folder / manifest.tensors[name].file, manifest.slot(name)) for name in names)
+    for name, digest in zip(names, ledger.objects.put_many(blobs), strict=True):
+        if digest != _base_digest(manifest, name):
+            raise WrongBase(
+                f"tensor {name} in {folder} is not as it is in the base",
+                remedy="something else changed the checkpoint: restore it, or register it as another model",
+            )
+
+
+def _base_digest(manifest: Manifest, name: str) -> str:
+    manifest.slot(name)  # says so when there is no such tensor
+    return manifest.tensors[name].digest
+
+
+def _refuse_known(db: sqlite3.Connection, name: str, folder: Path) -> None:
+    known = store.model_at(db, folder)
+    if known is not None:
+        remedy = f"use it under that name: --model {known.name}"
+        raise UsageError(f"{folder} is registered already, as {known.name}", remedy=remedy)
+    if any(model.name == name for model in store.models(db)):
+        raise UsageError(f"another model is registered as {name}", remedy="choose another name")
+
+
+def _check_utf8(folder: Path) -> None:
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{str(folder)!a} is not UTF-8", remedy="rename the folder") from error

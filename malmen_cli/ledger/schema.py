@@ -1,0 +1,148 @@
+"""The tables, as SQLAlchemy sees them: what migrations/ must arrive at (a test compares) and Alembic compares with.
+
+Times are ISO 8601 in UTC, digests tagged texts, JSON canonical texts. Loaded only where the schema is made or upgraded.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from malmen_cli.ledger.database import SCHEMA_REVISION
+from malmen_cli.ledger.records import FIGURES
+
+__all__ = ["SCHEMA_REVISION", "metadata"]
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Table(
+    "settings",  # `ledger_id`: this ledger's own name
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+Table(
+    "models",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("base_digest", Text, nullable=False),
+    Column("manifest", Text, nullable=False),
+    Column("architecture", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    UniqueConstraint("name"),
+    UniqueConstraint("path"),
+)
+
+Table(
+    "editors",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("per_fact", Boolean, nullable=False),
+    Column("config", Text, nullable=False),
+    Column("scores", Text, nullable=False),
+)
+
+Table(
+    "facts",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("edit_digest", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("subject", Text),
+    Column("content", Text, nullable=False),  # the fact's canonical JSON
+)
+
+Table(
+    "fact_sets",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("size", Integer, nullable=False),
+)
+
+Table(
+    "fact_set_members",
+    metadata,
+    Column("fact_set_digest", ForeignKey("fact_sets.digest", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("fact_digest", ForeignKey("facts.digest"), nullable=False, index=True),
+)
+
+Table(
+    "entries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("parent", ForeignKey("entries.id")),
+    Column("fact_set_digest", ForeignKey("fact_sets.digest"), index=True),
+    Column("target", ForeignKey("entries.id")),
+    Column("editor_id", ForeignKey("editors.id")),
+    Column("active_digest", Text, nullable=False),
+    Column("source", Text),
+    Column("created_at", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    UniqueConstraint("model_id", "number"),
+    CheckConstraint("kind IN ('register', 'apply', 'revert', 'rebase')", name="kind"),
+    CheckConstraint("status IN ('pending', 'applied')", name="status"),
+    Index("ix_entries_pending", "model_id", unique=True, sqlite_where=text("status = 'pending'")),  # one per model
+)
+
+Table(
+    "parameter_deltas",
+    metadata,
+    Column("entry_id", ForeignKey("entries.id", ondelete="CASCADE"), primary_key=True),
+    Column("tensor", Text, primary_key=True),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    *(Column(figure, Float) for figure in FIGURES),
+)
+
+Table(
+    "row_packs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("entry_id", ForeignKey("entries.id", ondelete="CASCADE"), nullable=False),
+    Column("editor_id", ForeignKey("editors.id"), nullable=False),
+    Column("layer", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    UniqueConstraint("entry_id", "layer"),
+)
+
+Table(
+    "fact_rows",
+    metadata,
+    Column("edit_digest", Text, primary_key=True),
+    Column("pack_id", ForeignKey("row_packs.id", ondelete="CASCADE"), primary_key=True, index=True),
+    Column("start", Integer, nullable=False),
+    Column("count", Integer, nullable=False),
+)

@@ -1,0 +1,272 @@
+"""Reading the ledger: models, editors, entries, facts, states and stored rows. Nothing here writes.
+
+Every function takes a connection from `Ledger.read()` or `write()`, so that one command sees one state of things.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from malmen_cli.checkpoint.digests import ALGORITHM
+from malmen_cli.errors import UnknownName, UnusableLedger, UsageError
+from malmen_cli.facts import Fact
+from malmen_cli.ledger.active_set import EntryFacts, FactRef
+from malmen_cli.ledger.records import (
+    FIGURES,
+    EditorRecord,
+    Entry,
+    ModelRecord,
+    ParameterDelta,
+    RowPack,
+    RowSlice,
+    RowSpan,
+)
+
+# ---------------------------------------------------------------------------------------------------------- models
+
+
+def models(db: sqlite3.Connection) -> list[ModelRecord]:
+    return [_model(row) for row in db.execute("SELECT * FROM models ORDER BY id")]
+
+
+def model_named(db: sqlite3.Connection, name: str) -> ModelRecord:
+    row = db.execute("SELECT * FROM models WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise UnknownName(f"no model is registered as {name!r}", remedy="see malmen models list")
+    return _model(row)
+
+
+def model_at(db: sqlite3.Connection, folder: Path) -> ModelRecord | None:
+    """The model whose checkpoint lies in `folder`, if one is registered."""
+    row = db.execute("SELECT * FROM models WHERE path = ?", (str(folder.resolve()),)).fetchone()
+    return None if row is None else _model(row)
+
+
+def model_with_id(db: sqlite3.Connection, model_id: int) -> ModelRecord:
+    return _model(_single(db.execute("SELECT * FROM models WHERE id = ?", (model_id,)).fetchall(), f"model {model_id}"))
+
+
+def only_model(db: sqlite3.Connection) -> ModelRecord:
+    """The model meant when none is named. Raises UsageError unless exactly one is registered."""
+    found = models(db)
+    if len(found) != 1:
+        known = f"{len(found)} models are registered" if found else "no model is registered"
+        raise UsageError(known, remedy="name one with --model" if found else "run malmen models add NAME FOLDER")
+    return found[0]
+
+
+# --------------------------------------------------------------------------------------------------------- editors
+
+
+def editors(db: sqlite3.Connection, model_id: int) -> list[EditorRecord]:
+    """The model's editors, newest first."""
+    query = "SELECT * FROM editors WHERE model_id = ? ORDER BY created_at DESC, rowid DESC"
+    return [_editor(row) for row in db.execute(query, (model_id,))]
+
+
+def newest_editor(db: sqlite3.Connection, model_id: int) -> EditorRecord | None:
+    return next(iter(editors(db, model_id)), None)
+
+
+def editor(db: sqlite3.Connection, text: str) -> EditorRecord:
+    """The editor with this id, or the only one whose id begins so. Raises UnknownName."""
+    query = "SELECT * FROM editors WHERE ?1 <> '' AND substr(id, 1, length(?1)) = ?1"
+    rows = db.execute(query, (text,)).fetchall()
+    exact = [row for row in rows if row["id"] == text]
+    return _editor(_single(exact or rows, f"editor {text!r}"))
+
+
+# --------------------------------------------------------------------------------------------------------- entries
+
+
+def entries(db: sqlite3.Connection, model_id: int | None = None, limit: int | None = None) -> list[Entry]:
+    """Entries of one model or of all, newest first, a pending one among them."""
+    order = "created_at DESC, number DESC" if model_id is None else "number DESC"  # a clock may go back
+    query = f"SELECT * FROM entries WHERE ? IN (model_id, -1) ORDER BY {order} LIMIT ?"
+    arguments = (-1 if model_id is None else model_id, -1 if limit is None else limit)
+    return [_entry(row) for row in db.execute(query, arguments)]
+
+
+def head(db: sqlite3.Connection, model_id: int) -> Entry:
+    """The newest applied entry; a registered model has at least its register entry."""
+    query = "SELECT * FROM entries WHERE model_id = ? AND status = 'applied' ORDER BY number DESC LIMIT 1"
+    row = db.execute(query, (model_id,)).fetchone()
+    if row is None:
+        raise UnusableLedger("a registered model has no entry", remedy="run malmen verify")
+    return _entry(row)
+
+
+def pending_entry(db: sqlite3.Connection, model_id: int) -> Entry | None:
+    """The entry that a killed command left half done, if any."""
+    row = db.execute("SELECT * FROM entries WHERE model_id = ? AND status = 'pending'", (model_id,)).fetchone()
+    return None if row is None else _entry(row)
+
+
+def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None) -> Entry:
+    """The entry that a user names: its id or the first four or more digits of it, `HEAD`, `HEAD~2`, `#7`.
+
+    Without `model_id` an id is looked for in all models, and the other forms mean the only model's entries.
+    Raises UnknownName for none or several.
+    """
+    if place := re.fullmatch(r"HEAD(?:~(\d{1,9}))?|#(\d{1,9})", text.strip()):
+        if model_id is None:
+            model_id = only_model(db).id
+        number = int(place[2]) if place[2] else head(db, model_id).number - int(place[1] or 0)
+        query = "SELECT * FROM entries WHERE model_id = ? AND number = ?"
+        return _entry(_single(db.execute(query, (model_id, number)).fetchall(), f"entry {text}"))
+    prefix = text.strip().lower().removeprefix(f"{ALGORITHM}:")
+    if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
+        remedy = "give an id from malmen log (four digits or more), HEAD, HEAD~1 or #7"
+        raise UnknownName(f"{text!r} does not name an entry", remedy=remedy)
+    query = "SELECT * FROM entries WHERE ? IN (model_id, -1) AND id GLOB ?"
+    rows = db.execute(query, (-1 if model_id is None else model_id, f"{ALGORITHM}:{prefix}*")).fetchall()
+    return _entry(_single(rows, f"entry {text}"))
+
+
+def deltas_of(db: sqlite3.Connection, entry_id: str) -> list[ParameterDelta]:
+    rows = db.execute("SELECT * FROM parameter_deltas WHERE entry_id = ? ORDER BY tensor", (entry_id,))
+    return [
+        ParameterDelta(row["tensor"], row["before"], row["after"], **{figure: row[figure] for figure in FIGURES})
+        for row in rows
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------------- facts
+
+
+def facts_of(db: sqlite3.Connection, entry: Entry) -> list[Fact]:
+    """The facts of an entry in order; of a revert, those it took out of its target."""
+    query = (
+        "SELECT content FROM fact_set_members JOIN facts ON digest = fact_digest "
+        "WHERE fact_set_digest = ? ORDER BY position"
+    )
+    return [Fact.from_json(load_json(row["content"])) for row in db.execute(query, (entry.fact_set_digest,))]
+
+
+def facts_with(db: sqlite3.Connection, fact_digests: Iterable[str]) -> dict[str, Fact]:
+    """Facts by digest, of those digests that the ledger knows."""
+    query = "SELECT digest, content FROM facts WHERE digest IN (SELECT value FROM json_each(?))"
+    rows = db.execute(query, (json.dumps(list(fact_digests)),))
+    return {row["digest"]: Fact.from_json(load_json(row["content"])) for row in rows}
+
+
+def fold(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> list[EntryFacts]:
+    """The model's applied entries in ledger order (to number `up_to`), as `active_set` takes them."""
+    query = (
+        "SELECT id, kind, entries.target AS target, fact_digest, edit_digest, prompt FROM entries "
+        "LEFT JOIN fact_set_members AS member ON member.fact_set_digest = entries.fact_set_digest "
+        "LEFT JOIN facts ON facts.digest = fact_digest "
+        "WHERE model_id = ? AND status = 'applied' AND number <= ifnull(?, number) ORDER BY number, position"
+    )
+    facts: dict[tuple[str, str, str | None], list[FactRef]] = {}
+    for row in db.execute(query, (model_id, up_to)):
+        of_entry = facts.setdefault((row["id"], row["kind"], row["target"]), [])
+        if row["fact_digest"] is not None:
+            of_entry.append(FactRef(row["fact_digest"], row["edit_digest"], row["prompt"]))
+    return [EntryFacts(id, kind, tuple(refs), target) for (id, kind, target), refs in facts.items()]
+
+
+# ---------------------------------------------------------------------------------------------------------- states
+
+
+def state(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> dict[str, str]:
+    """Digest of every tensor that was ever edited, as it was after entry number `up_to` (now, without it)."""
+    query = (
+        "SELECT tensor, before, after, number FROM parameter_deltas JOIN entries ON id = entry_id "
+        "WHERE model_id = ? AND status = 'applied' ORDER BY number"
+    )
+    digests: dict[str, str] = {}
+    for row in db.execute(query, (model_id,)):
+        digests.setdefault(row["tensor"], row["before"])
+        if up_to is None or row["number"] <= up_to:
+            digests[row["tensor"]] = row["after"]
+    return digests
+
+
+def find_state(db: sqlite3.Connection, model_id: int, active_digest: str) -> dict[str, str] | None:
+    """The state after the newest entry that left this very active set in force; None where none has.
+
+    The empty active set is always found: it was in force at registration, and its state is the base.
+    """
+    query = "SELECT max(number) AS number FROM entries WHERE model_id = ? AND active_digest = ? AND status = 'applied'"
+    number = db.execute(query, (model_id, active_digest)).fetchone()["number"]
+    return None if number is None else state(db, model_id, number)
+
+
+# ------------------------------------------------------------------------------------------------------------ rows
+
+
+def rows_of(db: sqlite3.Connection, editor_id: str, edit_digests: Iterable[str]) -> dict[str, dict[str, RowSlice]]:
+    """Stored rows by layer and edit digest, of those edits whose rows this editor has captured before."""
+    query = (
+        "SELECT layer, edit_digest, object, start, count FROM fact_rows JOIN row_packs ON id = pack_id "
+        "WHERE editor_id = ? AND edit_digest IN (SELECT value FROM json_each(?))"
+    )
+    rows: dict[str, dict[str, RowSlice]] = {}
+    for row in db.execute(query, (editor_id, json.dumps(list(edit_digests)))):
+        rows.setdefault(row["layer"], {})[row["edit_digest"]] = RowSlice(row["object"], row["start"], row["count"])
+    return rows
+
+
+def packs_of(db: sqlite3.Connection, entry_id: str) -> list[RowPack]:
+    """The rows that an entry stored."""
+    query = (
+        "SELECT id, editor_id, layer, object, edit_digest, start, count FROM row_packs "
+        "LEFT JOIN fact_rows ON id = pack_id WHERE entry_id = ? ORDER BY layer, start"
+    )
+    packs: dict[tuple[int, str, str, str], list[RowSpan]] = {}
+    for row in db.execute(query, (entry_id,)):
+        spans = packs.setdefault((row["id"], row["editor_id"], row["layer"], row["object"]), [])
+        if row["edit_digest"] is not None:
+            spans.append(RowSpan(row["edit_digest"], row["start"], row["count"]))
+    return [RowPack(editor_id, layer, object, tuple(spans)) for (_, editor_id, layer, object), spans in packs.items()]
+
+
+# --------------------------------------------------------------------------------------------------------- helpers
+
+
+def load_json(text: object) -> dict[str, Any]:
+    """A JSON object from a column. Raises UnusableLedger: a ledger may have been tampered with."""
+    try:
+        value = json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise UnusableLedger("a row of the ledger does not hold the JSON it should", remedy="run malmen verify")
+    return value
+
+
+def _single(rows: list[sqlite3.Row], what: str) -> sqlite3.Row:
+    if not rows:
+        raise UnknownName(f"there is no {what}", remedy="see malmen log and malmen models show")
+    if len(rows) > 1:
+        candidates = ", ".join(str(row["id"]).removeprefix(f"{ALGORITHM}:")[:16] for row in rows[:5])
+        raise UnknownName(f"{what} could be any of {len(rows)}: {candidates}", remedy="give more digits, or --model")
+    return rows[0]
+
+
+def _model(row: sqlite3.Row) -> ModelRecord:
+    return ModelRecord(
+        id=row["id"],
+        name=row["name"],
+        path=Path(row["path"]),
+        base_digest=row["base_digest"],
+        manifest_json=row["manifest"],
+        architecture=load_json(row["architecture"]),
+        created_at=row["created_at"],
+    )
+
+
+def _editor(row: sqlite3.Row) -> EditorRecord:
+    values = dict(row)
+    values |= {name: load_json(row[name]) for name in ("config", "scores")}
+    return EditorRecord(**values | {"per_fact": bool(row["per_fact"])})
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    return Entry(**dict(row) | {"details": load_json(row["details"])})

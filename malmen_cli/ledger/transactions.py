@@ -1,0 +1,267 @@
+"""Changing a checkpoint and its ledger as one: the write order, and settling what a killed command left half done.
+
+    lock -> settle -> check against the head -> objects (synced) -> row `pending` -> sidecar -> shards patched, renamed,
+    read back -> row `applied` -> unlock
+
+Killed before `pending`, nothing has happened but for unreferenced objects. Killed after it, the tensors' digests say
+how far it came, and the objects hold the bytes of each: the next writing command goes forward or back, never halfway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal
+
+from malmen_cli.checkpoint.digests import digest_file, is_digest, short
+from malmen_cli.checkpoint.durable import fsync_folder, fsync_path, remove_leftovers, require_space
+from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.manifest import check_checkpoint
+from malmen_cli.checkpoint.patch import TensorChange, write_changes
+from malmen_cli.errors import MalmenError, UnsafeFile, VerificationFailed, WrongBase
+from malmen_cli.ledger import store
+from malmen_cli.ledger.active_set import EntryFacts, FactRef, active_digest, active_facts
+from malmen_cli.ledger.database import Ledger
+from malmen_cli.ledger.entry_rows import insert_entry, mark_applied, withdraw
+from malmen_cli.ledger.records import Entry, EntryDraft, ModelRecord, ParameterDelta, RowPack
+from malmen_cli.ledger.sidecar import refresh_sidecar
+
+_NOT_OURS = "something else changed the checkpoint: restore it, or register it as another model"
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of an entry that a killed command had left pending."""
+
+    entry: Entry
+    outcome: Literal["completed", "withdrawn"]
+
+    def __str__(self) -> str:
+        return f"an interrupted {self.entry.kind} ({short(self.entry.id)}) was {self.outcome}"
+
+
+@contextmanager
+def writing(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0) -> Iterator[Settlement | None]:
+    """Hold the checkpoint for a writing command: locked, settled, and exactly as the ledger's head says.
+
+    Raises Locked, and WrongBase naming every difference before anything is written.
+    """
+    with checkpoint_lock(model.path, command, timeout):
+        settlement = settle(ledger, model)
+        with ledger.read() as db:
+            state = store.state(db, model.id)
+        differences = check_checkpoint(model.path, model.manifest, state)
+        if differences:
+            listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+            raise WrongBase(f"{model.path} is not as the ledger left it: {listed}", remedy=_NOT_OURS)
+        yield settlement
+
+
+def commit_entry(ledger: Ledger, draft: EntryDraft) -> Entry:
+    """Make a draft the newest entry and the checkpoint what it says. Only within `writing`.
+
+    When a step fails before the checkpoint was touched, the entry is withdrawn; when it fails later, it stays pending
+    for the next writing command. Raises WrongBase, VerificationFailed or MalmenError in words.
+    """
+    model = draft.model
+    with ledger.read() as db:
+        state = store.state(db, model.id)
+        entries = store.fold(db, model.id)
+    _check_changes(ledger, draft, state)
+    _check_active_digest(draft, entries)
+    require_space(model.path, max((model.manifest.weights[_file(model, c)].size for c in draft.changes), default=0))
+    digests = ledger.objects.put_many(change.data for change in draft.changes)
+    if digests != [change.after for change in draft.changes]:
+        raise VerificationFailed("the new bytes of a tensor are not those of its digest", remedy="report this")
+    deltas, packs = _all_deltas(draft), _store_rows(ledger, draft)
+    with ledger.write() as db:
+        if store.pending_entry(db, model.id) is not None:
+            raise WrongBase("an interrupted entry was not settled", remedy="run the command again")
+        entry = insert_entry(
+            db,
+            model,
+            kind=draft.kind,
+            active_digest=draft.active_digest,
+            fact_set=draft.fact_set,
+            target=draft.target,
+            editor_id=draft.editor_id,
+            deltas=deltas,
+            packs=packs,
+            command=draft.command,
+            details=draft.details,
+        )
+    try:
+        return _complete(ledger, model, entry, deltas, [c for c in draft.changes if c.before != c.after])
+    except Exception:
+        with suppress(MalmenError, OSError):
+            found = _digests_now(model, deltas)
+            if all(found[delta.tensor] == delta.before for delta in deltas):
+                _withdraw(ledger, model, entry)
+        raise
+
+
+def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
+    """Finish or withdraw an entry that a killed command left pending. The caller holds the checkpoint's lock.
+
+    Forward when every tensor is new, back when all are old, else forward from the objects. Writes only over digests
+    that the entry names and that follow from the entries before it; raises WrongBase naming the tensor otherwise.
+    """
+    remove_leftovers(model.path)
+    with ledger.read() as db:
+        entry = store.pending_entry(db, model.id)
+        state = store.state(db, model.id)
+        deltas = [] if entry is None else store.deltas_of(db, entry.id)
+    if entry is None:
+        if not _is_edited(model, state):  # a killed revert may have left it; but another ledger's is not ours to judge
+            refresh_sidecar(ledger, model, edited=False)
+        return None
+    for delta in deltas:
+        _check_delta(model, delta, state)
+    found = _digests_now(model, deltas)
+    for delta in deltas:
+        if found[delta.tensor] not in (delta.before, delta.after):
+            raise WrongBase(
+                f"tensor {delta.tensor} in {model.path} is neither as before nor as after the interrupted {entry.kind}",
+                remedy=_NOT_OURS,
+            )
+    old = [delta for delta in deltas if found[delta.tensor] != delta.after]
+    if old and all(found[delta.tensor] == delta.before for delta in deltas):
+        _withdraw(ledger, model, entry)
+        return Settlement(entry, "withdrawn")
+    changes = [TensorChange(d.tensor, d.before, d.after, ledger.objects.get(d.after)) for d in old]
+    return Settlement(_complete(ledger, model, entry, deltas, changes), "completed")
+
+
+def revert_from_objects(ledger: Ledger, model: ModelRecord, wanted: Mapping[str, str]) -> list[TensorChange]:
+    """Changes that take the checkpoint from the head's state to `wanted` (tensor -> digest), from stored objects.
+
+    Edited tensors that `wanted` does not name go back to the base. Raises VerificationFailed for a lost object.
+    """
+    with ledger.read() as db:
+        state = store.state(db, model.id)
+    changes = []
+    for name in sorted(state.keys() | wanted.keys()):
+        base = model.manifest.tensors[name].digest
+        before, after = state.get(name, base), wanted.get(name, base)
+        if before != after:
+            changes.append(TensorChange(name, before, after, ledger.objects.get(after)))
+    return changes
+
+
+def _complete(
+    ledger: Ledger,
+    model: ModelRecord,
+    entry: Entry,
+    deltas: Sequence[ParameterDelta],
+    changes: Sequence[TensorChange],
+) -> Entry:
+    """The second half of the write order, from the pending row on; also what settling forward does."""
+    with ledger.read() as db:
+        state = store.state(db, model.id)
+    edited = _is_edited(model, state | {delta.tensor: delta.after for delta in deltas})
+    if edited:
+        refresh_sidecar(ledger, model, edited=True)
+    write_changes(model.path, model.manifest, changes)
+    # A killed command may have renamed a shard without reaching the folder's sync.
+    for name in {model.manifest.tensors[delta.tensor].file for delta in deltas}:
+        fsync_path(model.path / name)
+    fsync_folder(model.path)
+    with ledger.write() as db:
+        entry = mark_applied(db, entry)
+    refresh_sidecar(ledger, model, edited=edited)
+    return entry
+
+
+def _withdraw(ledger: Ledger, model: ModelRecord, entry: Entry) -> None:
+    with ledger.write() as db:
+        withdraw(db, entry)
+        state = store.state(db, model.id)
+    refresh_sidecar(ledger, model, edited=_is_edited(model, state))
+
+
+def _check_changes(ledger: Ledger, draft: EntryDraft, state: Mapping[str, str]) -> None:
+    for change in draft.changes:
+        slot = draft.model.manifest.slot(change.name)
+        if len(change.data) != slot.length:
+            raise UnsafeFile(
+                f"tensor {change.name} takes {slot.length} bytes, not {len(change.data)}",
+                remedy="the editor was made for another model; an editor is bound to one base",
+            )
+        if change.before != state.get(change.name, draft.model.manifest.tensors[change.name].digest):
+            raise WrongBase(f"the change of {change.name} starts from another state", remedy="run the command again")
+        if not ledger.objects.contains(change.before):
+            remedy = "run malmen verify; restore the workspace from a backup"
+            raise VerificationFailed(f"the bytes of {change.name} before this entry are not stored", remedy=remedy)
+    if len({change.name for change in draft.changes}) != len(draft.changes):
+        raise UnsafeFile("a tensor is changed twice by one entry", remedy="report this")
+
+
+def _check_active_digest(draft: EntryDraft, entries: list[EntryFacts]) -> None:
+    """The draft's digest must be the fold's: revert finds earlier states by it."""
+    facts = draft.fact_set.facts if draft.fact_set is not None else ()
+    refs = tuple(FactRef(fact.digest, fact.edit_digest, fact.prompt) for fact in facts)
+    active = active_facts([*entries, EntryFacts("", draft.kind, refs, draft.target)])
+    if active_digest(draft.editor_id, active) != draft.active_digest:
+        raise VerificationFailed(
+            "the entry does not lead to the active facts it was computed for", remedy="report this"
+        )
+
+
+def _all_deltas(draft: EntryDraft) -> list[ParameterDelta]:
+    """A delta per change, the given ones where there are figures. Raises VerificationFailed where they disagree."""
+    given = {delta.tensor: delta for delta in draft.deltas}
+    deltas = [given.pop(c.name, ParameterDelta(c.name, c.before, c.after)) for c in draft.changes]
+    pairs = zip(deltas, draft.changes, strict=True)
+    if given or any((delta.before, delta.after) != (change.before, change.after) for delta, change in pairs):
+        raise VerificationFailed("figures were given for a change that is not made", remedy="report this")
+    return deltas
+
+
+def _store_rows(ledger: Ledger, draft: EntryDraft) -> list[RowPack]:
+    if not draft.new_rows:
+        return []
+    if draft.editor_id is None:
+        raise VerificationFailed("rows without an editor", remedy="report this")
+    digests = ledger.objects.put_many(rows.data for rows in draft.new_rows)
+    return [
+        RowPack(draft.editor_id, rows.layer, digest, tuple(rows.spans))
+        for rows, digest in zip(draft.new_rows, digests, strict=True)
+    ]
+
+
+def _check_delta(model: ModelRecord, delta: ParameterDelta, state: Mapping[str, str]) -> None:
+    """A pending entry may come from a stranger's workspace: only tensors of the model, only from the state before."""
+    model.manifest.slot(delta.tensor)
+    known = state.get(delta.tensor, model.manifest.tensors[delta.tensor].digest)
+    if delta.before != known or not is_digest(delta.after):
+        raise WrongBase(
+            f"the interrupted entry's change of {delta.tensor} does not follow from the entry before it",
+            remedy="run malmen verify; restore the workspace from a backup",
+        )
+
+
+def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[str, str]:
+    """Digests of the named tensors in the checkpoint. Raises WrongBase where a file or its header is another one."""
+    manifest = model.manifest
+    try:
+        for name in {manifest.tensors[delta.tensor].file for delta in deltas}:
+            weights = manifest.weights[name]
+            if digest_file(model.path / name, 0, weights.header_size) != weights.header_digest:
+                raise WrongBase(f"the header of {model.path / name} was changed", remedy=_NOT_OURS)
+        found = {}
+        for delta in deltas:
+            slot = manifest.slot(delta.tensor)
+            path = model.path / manifest.tensors[delta.tensor].file
+            found[delta.tensor] = digest_file(path, slot.start, slot.length)
+        return found
+    except (OSError, UnsafeFile) as error:
+        raise WrongBase(f"{model.path} cannot be read: {error}", remedy=_NOT_OURS) from error
+
+
+def _is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:
+    return any(digest != model.manifest.tensors[name].digest for name, digest in state.items())
+
+
+def _file(model: ModelRecord, change: TensorChange) -> str:
+    return model.manifest.tensors[change.name].file

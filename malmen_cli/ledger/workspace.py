@@ -1,0 +1,115 @@
+"""The workspace: the folder `.malmen` that holds a ledger, its objects and its editors; making and finding it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from malmen_cli.checkpoint.durable import fsync_folder
+from malmen_cli.errors import NoWorkspace, UnusableLedger, UsageError
+
+FOLDER = ".malmen"
+VARIABLE = "MALMEN_WORKSPACE"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths of one workspace; `root` is the `.malmen` folder itself."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "ledger.db"
+
+    @property
+    def objects(self) -> Path:
+        return self.root / "objects"
+
+    @property
+    def editors(self) -> Path:
+        return self.root / "editors"
+
+    @property
+    def training(self) -> Path:
+        return self.root / "training"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+
+def create_workspace(folder: Path) -> Workspace:
+    """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date."""
+    from malmen_cli.ledger.schema_upgrade import upgrade_schema
+
+    workspace = Workspace(folder.resolve() / FOLDER)
+    if workspace.root.exists():
+        _check_owner(workspace)
+    try:
+        workspace.root.mkdir(mode=0o700, exist_ok=True)
+        for part in (workspace.objects, workspace.editors, workspace.training, workspace.checkpoints):
+            part.mkdir(exist_ok=True)
+        fsync_folder(workspace.root.parent)
+        fsync_folder(workspace.root)
+    except OSError as error:
+        remedy = "choose a folder that exists and that you may write in"
+        raise UsageError(f"cannot make a workspace in {folder}: {error.strerror}", remedy=remedy) from error
+    upgrade_schema(workspace)
+    return workspace
+
+
+def find_workspace(
+    explicit: Path | None = None, cwd: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Workspace:
+    """The workspace a command works in.
+
+    `explicit` (`--workspace`) or MALMEN_WORKSPACE name it or the folder holding it; else the nearest one upwards from
+    `cwd`; else the one in the user's data folder. Raises NoWorkspace, or UnusableLedger for somebody else's.
+    """
+    environ = os.environ if environ is None else environ
+    if explicit is None and environ.get(VARIABLE):
+        explicit = Path(environ[VARIABLE])
+    if explicit is not None:
+        workspace = _named(explicit.expanduser())
+    else:
+        workspace = _upwards((cwd or Path.cwd()).resolve()) or _of_user()
+    _check_owner(workspace)
+    return workspace
+
+
+def _named(path: Path) -> Workspace:
+    path = path.resolve()
+    if (path / FOLDER).is_dir():
+        return Workspace(path / FOLDER)
+    if path.is_dir() and (path.name == FOLDER or Workspace(path).database.exists()):
+        return Workspace(path)
+    raise NoWorkspace(f"there is no workspace at {path}", remedy="make one there with malmen init")
+
+
+def _upwards(folder: Path) -> Workspace | None:
+    for place in (folder, *folder.parents):
+        if (place / FOLDER).is_dir():
+            return Workspace(place / FOLDER)
+    return None
+
+
+def _of_user() -> Workspace:
+    from platformdirs import user_data_dir
+
+    workspace = Workspace(Path(user_data_dir("malmen")))
+    if not workspace.database.exists():
+        raise NoWorkspace("there is no workspace here or in a folder above", remedy="make one with malmen init")
+    return workspace
+
+
+def _check_owner(workspace: Workspace) -> None:
+    """A workspace says what is written into checkpoints: never take a stranger's for one's own."""
+    for path in (workspace.root, workspace.database):
+        if path.exists() and path.stat().st_uid != os.geteuid():
+            raise UnusableLedger(
+                f"{path} belongs to another user (uid {path.stat().st_uid})",
+                remedy="make your own workspace with malmen init, or take that one over with chown -R",
+            )
