@@ -1,0 +1,132 @@
+"""Every setting that shapes an editor, frozen, with its unit; an unknown or impossible value is an error.
+
+The resolved configuration is stored with the editor, so that `malmen train --config editor.json`-style reuse and
+comparison need nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from malmen_cli.errors import UsageError
+
+Recipe = Literal["malmen", "paper"]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class EditorConfig(_Frozen):
+    """The shape and the starting point of an editor."""
+
+    rank: int = Field(default=256, ge=1)  # of each block's A B
+    blocks: int = Field(default=2, ge=1)  # per hyper-network
+    normalise: Literal["layer", "shape"] = "layer"  # moments per layer, or shared by all layers of one shape (paper)
+    step_size: Literal["log", "linear"] = "log"  # how eta is parametrised; linear is the paper's
+    initial_step_size: float | None = Field(
+        default=None, gt=0
+    )  # eta; None: from the layer's own values, see initial_change
+    initial_change: float = Field(default=0.1, gt=0)  # mean |d| at the start, as a share of the layer's mean |u W0|
+    initial_ridge: float | None = Field(default=None, gt=0)  # lambda; None: 0.01 of the keys' mean squared norm
+    initial_strength: float = Field(default=4.0, gt=0)  # alpha / n at n = 32 rows
+    initial_power: float = Field(default=0.75)  # p of alpha = c n^p
+    preserved_keys: int = Field(default=4096, ge=0)  # rows of K0, from unrelated prompts; 0 leaves the term out (paper)
+
+
+class TrainingConfig(_Frozen):
+    """Meta-training. One step edits n facts in memory, measures, and moves the editor."""
+
+    recipe: Recipe = "malmen"
+    seed: int = Field(default=0, ge=0)
+    editor: EditorConfig = EditorConfig()
+    facts_per_step: int = Field(default=256, ge=1)  # the largest n
+    sample_size: bool = True  # n drawn log-uniformly from 1..facts_per_step; false: always the largest
+    steps: int | None = Field(default=None, ge=1)  # optimiser steps
+    minutes: float | None = Field(default=None, gt=0)  # wall time, where steps is not given
+    learning_rate: float = Field(default=1e-4, gt=0)  # Adam, hyper-network
+    scalar_learning_rate: float = Field(default=1e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
+    decay: bool = True  # learning rates fall to 0 along a cosine over the run
+    warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
+    locality: float = Field(default=1.0, ge=0)  # coefficient of the KL divergence on unrelated prompts
+    edit: float = Field(default=0.5, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
+    clip: float = Field(default=1.0, gt=0)  # gradient norm
+    reduction: Literal["fact", "batch"] = (
+        "fact"  # mean over a step's facts; batch: token means summed per batch (paper)
+    )
+    batch_tokens: int = Field(default=2048, ge=1)  # padded tokens per model batch
+    editor_rows: int = Field(default=4096, ge=1)  # rows per hyper-network chunk
+    held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
+    max_held_out: int = Field(default=400, ge=1)  # rows
+    validate_every: int | None = Field(default=None, ge=1)  # steps; None: a tenth of the run
+    save_every: int | None = Field(default=None, ge=1)  # steps between resumable states; None: with every validation
+
+
+PAPER = {
+    # arXiv 2311.04661, appendix: GPT-J and T5-XL on zsRE; model batches of 32 prompts, editor batches of 1,024 tokens.
+    "recipe": "paper",
+    "editor": {
+        "rank": 1920,
+        "normalise": "shape",
+        "step_size": "linear",
+        "initial_step_size": 1e-6,
+        "initial_ridge": 1.0,
+        "preserved_keys": 0,
+    },
+    "facts_per_step": 1024,
+    "sample_size": False,
+    "learning_rate": 1e-5,
+    "scalar_learning_rate": 1e-5,
+    "decay": False,
+    "warmup": 0.0,
+    "edit": 0.0,
+    "reduction": "batch",
+    "editor_rows": 1024,
+}
+
+RECIPES: dict[str, dict[str, Any]] = {"malmen": {}, "paper": PAPER}
+
+
+def resolve_training(recipe: Recipe, file: Path | None, flags: dict[str, Any]) -> TrainingConfig:
+    """A recipe, overlaid with a JSON or TOML file, overlaid with flags; `editor.rank` style names reach inside.
+
+    Raises:
+        UsageError: unknown key, impossible value or unreadable file, each named.
+    """
+    merged: dict[str, Any] = {}
+    for layer in (RECIPES[recipe], _read(file) if file else {}, {k: v for k, v in flags.items() if v is not None}):
+        _overlay(merged, layer)
+    try:
+        return TrainingConfig.model_validate(merged)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"training settings: {problems}", remedy="`malmen train --help` lists the settings.") from None
+
+
+def _overlay(target: dict[str, Any], layer: dict[str, Any]) -> None:
+    for key, value in layer.items():
+        if isinstance(value, dict):
+            inner = target.setdefault(key, {})
+            _overlay(inner, value)
+        elif "." in key:
+            outer, inner_key = key.split(".", 1)
+            _overlay(target, {outer: {inner_key: value}})
+        else:
+            target[key] = value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        text = file.read_text("utf-8")
+        data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {error}", remedy="Settings are read from a JSON or TOML file.") from None
+    if not isinstance(data, dict):
+        raise UsageError(f"{file}: holds no table of settings")
+    return data

@@ -1,0 +1,1 @@
+"""The mathematics of editing: torch only, no files, no network (DESIGN section 3)."""

@@ -1,0 +1,206 @@
+"""The editor: hyper-networks, normaliser, preserved keys and solve parameters, bound to a list of edited layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from malmen_cli.editing.hypernetwork import HyperNetwork
+from malmen_cli.editing.normal_equation import Form, NormalEquation, PreservedKeys, Solution
+from malmen_cli.editing.normalizer import Normalizer
+from malmen_cli.editing.shapes import Float, Tensor
+from malmen_cli.errors import UnsafeFile
+
+REFERENCE_ROWS = 32
+"""alpha = exp(log_strength) * (n / 32)^power: stated at 32 rows, so that strength and power learn independently."""
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """One edited layer: the module's path in the model, and its weight's shape with rows acting on the right."""
+
+    name: str
+    d_in: int
+    d_out: int
+
+
+class Editor(nn.Module):
+    """Per layer l: `d_i = -eta_l (u_i . u~_i) g~_i` (MALMEN, arXiv 2311.04661, section 3), then the normal equation.
+
+    A fact's value differences depend on its own rows and the frozen editor alone, never on the facts beside it.
+
+    Args:
+        layers: the edited layers in the order they run. rank, blocks: of the hyper-networks, one per layer shape.
+        step_size: learn log eta, or eta itself as the paper does. seed: of the hyper-networks' start.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[LayerShape],
+        *,
+        rank: int,
+        blocks: int,
+        step_size: Literal["log", "linear"] = "log",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        self.rank, self.n_blocks, self.step_size_kind = rank, blocks, step_size
+        shapes = [(layer.d_in, layer.d_out) for layer in self.layers]
+        self._network = [f"{d_in}x{d_out}" for d_in, d_out in shapes]
+        self._place = [shapes[:i].count(shape) for i, shape in enumerate(shapes)]
+        generator = torch.Generator().manual_seed(seed)
+        self.networks = nn.ModuleDict(
+            {
+                f"{d_in}x{d_out}": HyperNetwork(
+                    d_in, d_out, layers=shapes.count((d_in, d_out)), rank=rank, blocks=blocks, generator=generator
+                )
+                for d_in, d_out in dict.fromkeys(shapes)
+            }
+        )
+        count = len(shapes)
+        self.raw_step_size = nn.Parameter(torch.zeros(count))
+        self.log_ridge = nn.Parameter(torch.zeros(count))
+        self.log_strength = nn.Parameter(torch.zeros(count))
+        self.strength_power = nn.Parameter(torch.full((count,), 0.75))
+        self.normalizers = [Normalizer(d_in + d_out) for d_in, d_out in shapes]
+        self.preserved: list[PreservedKeys | None] = [None] * count
+        self._scales: list[tuple[Tensor, Tensor]] | None = None
+
+    def scalars(self) -> list[nn.Parameter]:
+        """The per-layer parameters, which have a learning rate of their own."""
+        return [self.raw_step_size, self.log_ridge, self.log_strength, self.strength_power]
+
+    def step_size(self, layer: int) -> Tensor:
+        """eta of the layer, a scalar tensor with its graph."""
+        raw = self.raw_step_size[layer]
+        return raw.exp() if self.step_size_kind == "log" else raw
+
+    def ridge(self, layer: int) -> float:
+        """lambda of the layer."""
+        return _exp(self.log_ridge[layer].item())
+
+    def preserved_strength(self, layer: int, rows: int) -> float:
+        """alpha of the layer for a solve over `rows` rows; 0 without preserved keys."""
+        if self.preserved[layer] is None:
+            return 0.0
+        log_rows = math.log(rows / REFERENCE_ROWS)
+        return _exp(self.log_strength[layer].item() + self.strength_power[layer].item() * log_rows)
+
+    def freeze_normalizers(self) -> None:
+        """Fix the normaliser's mean and scale; call after its last update and before `value_diffs`."""
+        device = self.log_ridge.device
+        self._scales = [tuple(x.to(device) for x in n.scale()) for n in self.normalizers]  # type: ignore[misc]
+
+    def normalized(
+        self, layer: int, keys: Float[Tensor, "n d_in"], value_grads: Float[Tensor, "n d_out"]
+    ) -> Float[Tensor, "n width"]:
+        """z = ([u; g] - mean) / std, float32; dimensions that never varied give 0."""
+        if self._scales is None:
+            self.freeze_normalizers()
+        assert self._scales is not None
+        mean, inverse_std = self._scales[layer]
+        return (torch.cat([keys.float(), value_grads.float()], dim=1) - mean) * inverse_std
+
+    def value_diffs(
+        self, layer: int, keys: Float[Tensor, "n d_in"], value_grads: Float[Tensor, "n d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """d_i = -eta_l (u_i . u~_i) g~_i, float32."""
+        network = self.networks[self._network[layer]]
+        pseudo_keys, pseudo_value_grads = network(self.normalized(layer, keys, value_grads), self._place[layer])
+        inner = (keys.float() * pseudo_keys).sum(1, keepdim=True)
+        return -self.step_size(layer) * inner * pseudo_value_grads
+
+    def equation(self, layer: int, form: Form | None = None) -> NormalEquation:
+        """An empty normal equation of the layer, to be fed rows."""
+        shape = self.layers[layer]
+        return NormalEquation(shape.d_in, shape.d_out, preserved=self.preserved[layer], form=form)
+
+    def solve(self, layer: int, equation: NormalEquation) -> Solution:
+        """Solve with this editor's ridge and preserved strength for the equation's number of rows."""
+        return equation.solve(
+            ridge=self.ridge(layer),
+            preserved_strength=self.preserved_strength(layer, equation.n) if equation.n else 0.0,
+        )
+
+    def accumulate_solve_gradients(self, layer: int, rows: int, log_ridge: float, log_strength: float) -> None:
+        """Add dL/d(log lambda) and dL/d(log alpha) of one solve to the gradients of the layer's parameters."""
+        for parameter, grad in (
+            (self.log_ridge, log_ridge),
+            (self.log_strength, log_strength),
+            (self.strength_power, log_strength * math.log(rows / REFERENCE_ROWS)),
+        ):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad[layer] += grad
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that makes this editor, as named CPU tensors."""
+        named = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
+        for i, normalizer in enumerate(self.normalizers):
+            named[f"normalizer.{i}.mean"] = normalizer.mean
+            named[f"normalizer.{i}.variance"] = normalizer.variance
+            named[f"normalizer.{i}.count"] = torch.tensor(normalizer.count)
+        for i, preserved in enumerate(self.preserved):
+            if preserved is not None:
+                named[f"preserved.{i}.keys"] = preserved.keys.cpu().contiguous()
+                named[f"preserved.{i}.count"] = torch.tensor(preserved.count)
+        return named
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take in what `tensors` gave, after checking every name, shape, dtype and that all are finite.
+
+        Raises:
+            UnsafeFile: naming the first tensor that does not fit.
+        """
+        expected = dict(self._expected_tensors())
+        optional = {
+            f"preserved.{i}.{part}"
+            for i in range(len(self.layers))
+            if tensors.keys().isdisjoint({f"preserved.{i}.keys", f"preserved.{i}.count"})
+            for part in ("keys", "count")
+        }
+        unknown, missing = tensors.keys() - expected.keys(), expected.keys() - tensors.keys() - optional
+        if unknown or missing:
+            raise UnsafeFile(f"editor: unknown tensors {sorted(unknown)[:3]}, missing tensors {sorted(missing)[:3]}")
+        for name, tensor in tensors.items():
+            shape, dtype = expected[name]
+            fits = len(shape) == tensor.ndim and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
+            if not fits or tensor.dtype not in dtype:
+                raise UnsafeFile(
+                    f"editor: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, wanted {shape} {dtype}"
+                )
+            if not bool(torch.isfinite(tensor).all()):
+                raise UnsafeFile(f"editor: tensor {name} is not finite")
+            if name.endswith(".count") and int(tensor) < 1:
+                raise UnsafeFile(f"editor: tensor {name} is {int(tensor)}, wanted at least 1")
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(tensors[name])
+        for i, normalizer in enumerate(self.normalizers):
+            normalizer.mean, normalizer.variance = tensors[f"normalizer.{i}.mean"], tensors[f"normalizer.{i}.variance"]
+            normalizer.count = int(tensors[f"normalizer.{i}.count"])
+            keys = tensors.get(f"preserved.{i}.keys")
+            self.preserved[i] = None if keys is None else PreservedKeys(keys, int(tensors[f"preserved.{i}.count"]))
+        self.freeze_normalizers()
+
+    def _expected_tensors(self) -> Iterator[tuple[str, tuple[tuple[int | None, ...], set[torch.dtype]]]]:
+        for name, parameter in self.named_parameters():
+            yield name, (tuple(parameter.shape), {torch.float32})
+        for i, layer in enumerate(self.layers):
+            width = layer.d_in + layer.d_out
+            yield f"normalizer.{i}.mean", ((width,), {torch.float64})
+            yield f"normalizer.{i}.variance", ((width,), {torch.float64})
+            yield f"normalizer.{i}.count", ((), {torch.int64})
+            yield f"preserved.{i}.keys", ((None, layer.d_in), {torch.float32, torch.bfloat16, torch.float16})
+            yield f"preserved.{i}.count", ((), {torch.int64})
+
+
+def _exp(x: float) -> float:
+    """e^x, infinite where that is out of range: the solve refuses it in words, where math.exp raises OverflowError."""
+    return math.exp(x) if x < 709 else math.inf
