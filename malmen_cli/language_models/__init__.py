@@ -1,0 +1,1 @@
+"""Causal language models from local folders: the only importer of transformers."""
