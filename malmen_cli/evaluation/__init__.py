@@ -1,0 +1,1 @@
+"""How well an edited model does what was asked of it."""

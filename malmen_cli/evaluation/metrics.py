@@ -1,0 +1,46 @@
+"""ES, GS and LS: teacher-forced token accuracy, as in the paper (arXiv 2311.04661, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.tokenizing import Tokens
+
+
+def token_accuracy(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
+    """Per text the share of supervised tokens that the model would choose, the earlier ones given; 0 to 1."""
+    predictions = model.predictions(texts, batch_tokens=batch_tokens)
+    return [
+        sum(p == t for p, t in zip(predicted, text.ids[text.start :], strict=True)) / text.supervised
+        for predicted, text in zip(predictions, texts, strict=True)
+    ]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, or None of nothing."""
+    return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Means over prompts, 0 to 1; None where there were none to ask.
+
+    Attributes:
+        edit_success: ES, over the edit prompts. generalization: GS, over rephrases. locality: LS, over unrelated
+            prompts against their gold answers.
+    """
+
+    edit_success: float | None
+    generalization: float | None
+    locality: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        return {"ES": self.edit_success, "GS": self.generalization, "LS": self.locality}
+
+    @property
+    def harmonic_mean(self) -> float:
+        """Of those that are not None, each taken as at least 0.01, so that one zero does not hide the others."""
+        values = [max(v, 0.01) for v in (self.edit_success, self.generalization, self.locality) if v is not None]
+        return len(values) / sum(1 / v for v in values) if values else 0.0

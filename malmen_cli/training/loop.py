@@ -1,0 +1,232 @@
+"""The meta-training loop (arXiv 2311.04661, algorithm 1, with the choices of DESIGN section 3)."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmen_cli.config import TrainingConfig
+from malmen_cli.editing.editor import Editor
+from malmen_cli.errors import NumericalFailure, UsageError
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.training.features import Features
+from malmen_cli.training.rows import Split
+from malmen_cli.training.start import untrained_editor
+from malmen_cli.training.state import Progress, load_state, save_state
+from malmen_cli.training.step import Losses, MetaStep
+from malmen_cli.training.validation import Validation, validate, validation_sizes
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a step did, for display: `done` is the share of the run behind us, rate in facts per second."""
+
+    step: int
+    facts: int
+    losses: Losses
+    grad_norm: float
+    done: float
+    rate: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Callbacks of a display; none of them changes the run."""
+
+    capturing: Callable[[int, int], None] = lambda done, total: None
+    step: Callable[[StepReport], None] = lambda report: None
+    validated: Callable[[int, Validation, bool], None] = lambda step, validation, best: None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best editor of a run (frozen), with the progress that led to it."""
+
+    editor: Editor
+    progress: Progress
+
+
+def train(
+    model: LanguageModel,
+    split: Split,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Trained:
+    """Meta-train an editor for a model at its base weights.
+
+    Args:
+        split: training and held-out rows. folder: where features and the resumable state live.
+        resume: go on from the state in `folder`; on one device and thread count the result is bit for bit that of a
+            run never interrupted (with `config.steps`; with `config.minutes` the clock has its say).
+
+    Raises:
+        UsageError: nothing to resume. NumericalFailure: the run diverged.
+    """
+    run = _Run(model, split, config, folder, watcher or Watcher())
+    state = folder / "state.safetensors"
+    if resume:
+        if not state.is_file():
+            raise UsageError("there is no interrupted run of these settings", remedy="Leave out --resume to start one.")
+        run.resume(state)
+    while not run.finished():
+        run.step()
+        if run.due(config.validate_every) or run.finished():
+            run.validate()
+        if run.due(config.save_every or config.validate_every) and not run.finished():
+            run.save(state)
+    return run.result()
+
+
+class _Run:
+    def __init__(
+        self, model: LanguageModel, split: Split, config: TrainingConfig, folder: Path, watcher: Watcher
+    ) -> None:
+        self.model, self.config, self.watcher = model, config, watcher
+        self.rows, self.held_out = split.train, split.held_out
+        first: list[int] = []
+        unrelated: list[Tokens] = []
+        for row in self.rows:
+            first.append(len(unrelated))
+            unrelated += row.unrelated
+        edits = [row.edit for row in self.rows]
+        tokens = config.batch_tokens
+        features = Features(folder / "train", model, edits, unrelated, batch_tokens=tokens, progress=watcher.capturing)
+        held_out = Features(folder / "held-out", model, [r.edit for r in self.held_out], [], batch_tokens=tokens)
+        torch.manual_seed(config.seed)
+        self.editor = untrained_editor(model, features, config.editor, config.seed)
+        self.meta_step = MetaStep(model, self.editor, features, self.rows, first, config)
+        self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, [], config)
+        self.sizes = validation_sizes(config.facts_per_step, len(self.held_out))
+        scalars = self.editor.scalars()
+        networks = list(self.editor.networks.parameters())
+        self.optimizer = torch.optim.Adam(
+            [{"params": networks, "lr": config.learning_rate}, {"params": scalars, "lr": config.scalar_learning_rate}]
+        )
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self._order: tuple[int, list[int]] = (-1, [])
+        self._validated_at = 0.0
+
+    # The run's clock ---------------------------------------------------------------------------------------------
+
+    def done(self) -> float:
+        """Share of the run that is behind us, 0 to 1: of the steps, or of the minutes."""
+        if self.config.steps is not None:
+            return min(1.0, self.progress.step / self.config.steps)
+        assert self.config.minutes is not None
+        return min(1.0, self.progress.elapsed / (60 * self.config.minutes))
+
+    def finished(self) -> bool:
+        return self.done() >= 1
+
+    def due(self, every: int | None) -> bool:
+        """Whether something that happens every so many steps, or every tenth of the run, is due now."""
+        if every is not None:
+            return self.progress.step % every == 0
+        if self.config.steps is not None:
+            return self.progress.step % max(1, self.config.steps // 10) == 0
+        return self.done() >= self._validated_at + 0.1
+
+    # What happens in it ------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        began = time.monotonic()
+        progress, config = self.progress, self.config
+        texts = self._next_texts()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self.meta_step(texts, seed=hash((config.seed, progress.step)))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip))
+        if not math.isfinite(norm):
+            raise NumericalFailure("the training gradient is not finite", remedy="Lower --learning-rate.")
+        factor = self._rate_factor()
+        for group, rate in zip(
+            self.optimizer.param_groups, (config.learning_rate, config.scalar_learning_rate), strict=True
+        ):
+            group["lr"] = rate * factor
+        self.optimizer.step()
+        progress.step += 1
+        progress.facts += len(texts)
+        progress.elapsed += time.monotonic() - began
+        done = self.done()
+        self.watcher.step(
+            StepReport(
+                step=progress.step,
+                facts=len(texts),
+                losses=losses,
+                grad_norm=norm,
+                done=done,
+                rate=progress.facts / max(progress.elapsed, 1e-9),
+                eta_seconds=progress.elapsed * (1 - done) / max(done, 1e-9),
+            )
+        )
+
+    def _rate_factor(self) -> float:
+        """The learning rates' share at this point: a linear rise, then a cosine down to 0 where `decay` is set."""
+        done, warmup = self.done(), self.config.warmup
+        if done < warmup:
+            return max(done / warmup, 1 / (1 + self.progress.step) if self.progress.step else 0.01)
+        if not self.config.decay:
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+    def _next_texts(self) -> list[int]:
+        """The next n rows of this epoch's shuffle, n drawn log-uniformly; an epoch's last rows may be fewer."""
+        progress, config = self.progress, self.config
+        if progress.cursor >= len(self.rows):
+            progress.epoch, progress.cursor = progress.epoch + 1, 0
+        if self._order[0] != progress.epoch:
+            order = list(range(len(self.rows)))
+            random.Random(f"{config.seed} epoch {progress.epoch}").shuffle(order)
+            self._order = (progress.epoch, order)
+        size = config.facts_per_step
+        if config.sample_size:
+            draw = random.Random(f"{config.seed} step {progress.step}").random()
+            size = min(size, int(math.exp(draw * math.log(size + 1))))
+        texts = self._order[1][progress.cursor : progress.cursor + size]
+        progress.cursor += len(texts)
+        return texts
+
+    def validate(self) -> None:
+        began = time.monotonic()
+        validation = validate(self.validation_step, self.held_out, self.sizes)
+        best = validation.summary > self.progress.best
+        if best:
+            self.best = {name: tensor.clone() for name, tensor in self.editor.tensors().items()}
+            self.progress.best, self.progress.best_step = validation.summary, self.progress.step
+        record: dict[str, Any] = {
+            "step": self.progress.step,
+            "facts": self.progress.facts,
+            "seconds": round(self.progress.elapsed, 1),
+            "summary": validation.summary,
+            "scores": validation.as_dict(),
+        }
+        self.progress.history.append(record)
+        self._validated_at = self.done()
+        if self.config.steps is None:
+            self.progress.elapsed += time.monotonic() - began
+        self.watcher.validated(self.progress.step, validation, best)
+
+    def save(self, path: Path) -> None:
+        save_state(path, self.editor, self.optimizer, self.best, self.progress)
+
+    def resume(self, path: Path) -> None:
+        self.best, self.progress = load_state(path, self.editor, self.optimizer)
+        self._validated_at = self.done()
+
+    def result(self) -> Trained:
+        self.editor.load_tensors(self.best)
+        return Trained(self.editor, self.progress)

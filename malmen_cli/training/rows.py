@@ -1,0 +1,74 @@
+"""Training rows: each fact's edit, equivalent and unrelated prompts as tokens, split by subject."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from malmen_cli.errors import UsageError
+from malmen_cli.facts import Fact
+from malmen_cli.language_models.tokenizing import Tokenizing, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """One fact as tokens. `equivalent` holds its rephrases with the target, or the edit itself where it has none."""
+
+    edit: Tokens
+    equivalent: tuple[Tokens, ...]
+    unrelated: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to train on and rows held out, with no subject in both. `dropped`: prompts the model has no room for."""
+
+    train: list[TrainingRow]
+    held_out: list[TrainingRow]
+    dropped: int
+
+
+def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, largest: int, seed: int) -> Split:
+    """Tokenise facts and hold out whole subjects (facts without one count by prompt) until `share` of rows is reached.
+
+    Raises:
+        UsageError: fewer than two subjects, so that nothing can be held out.
+    """
+    groups: dict[str, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(fact.subject or fact.prompt, []).append(fact)
+    if len(groups) < 2:
+        raise UsageError("an editor needs facts of at least two subjects", remedy="Train on a larger fact file.")
+    subjects = sorted(groups)
+    random.Random(seed).shuffle(subjects)
+    wanted = min(largest, max(1, round(share * len(facts))))
+    held_out: list[Fact] = []
+    while len(held_out) < wanted and len(subjects) > 1:
+        held_out += groups[subjects.pop()]
+    kept = [fact for subject in subjects for fact in groups[subject]]
+    train, dropped = _tokenise(kept, tokenizing)
+    validation, dropped_too = _tokenise(held_out, tokenizing)
+    if not train or not validation:
+        raise UsageError("no fact fits the model's positions", remedy="Train on facts with shorter prompts.")
+    return Split(train, validation, dropped + dropped_too)
+
+
+def _tokenise(facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:
+    rows, dropped = [], 0
+    for fact in facts:
+        edit = tokenizing.fits(fact.prompt, fact.target)
+        if edit is None:
+            dropped += 1
+            continue
+        equivalent = [tokenizing.fits(prompt, fact.target) for prompt in fact.rephrases]
+        unrelated = [tokenizing.fits(other.prompt, other.target) for other in fact.unrelated]
+        dropped += equivalent.count(None) + unrelated.count(None)
+        rows.append(
+            TrainingRow(
+                edit=edit,
+                equivalent=tuple(t for t in equivalent if t is not None) or (edit,),
+                unrelated=tuple(t for t in unrelated if t is not None),
+            )
+        )
+    return rows, dropped

@@ -1,0 +1,60 @@
+"""Where training starts: an untrained editor whose scales come from the model's own rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from malmen_cli.config import EditorConfig
+from malmen_cli.editing.editor import REFERENCE_ROWS, Editor
+from malmen_cli.editing.normal_equation import PreservedKeys
+from malmen_cli.editing.normalizer import Normalizer
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.training.features import Features
+
+SAMPLE = 2048
+"""Rows that the starting scales are measured on."""
+
+
+def untrained_editor(model: LanguageModel, features: Features, config: EditorConfig, seed: int) -> Editor:
+    """An editor with the identity as hyper-network, the features' moments, and preserved keys drawn from them.
+
+    The first step size makes the mean |d| a set share of the layer's mean |u W0|, and the first ridge is a set share of
+    the keys' mean squared norm, so that one setting fits models of any scale.
+    """
+    editor = Editor(model.shapes, rank=config.rank, blocks=config.blocks, step_size=config.step_size, seed=seed)
+    editor.normalizers = _moments(model, features, config)
+    editor.to(model.device)
+    editor.freeze_normalizers()
+    with torch.no_grad():
+        for layer, weight in enumerate(model.weights()):
+            keys, grads = features.sample(layer, SAMPLE)
+            keys, grads = keys.to(model.device).float(), grads.to(model.device).float()
+            eta = config.initial_step_size
+            if eta is None:
+                editor.raw_step_size[layer] = 0.0 if config.step_size == "log" else 1.0
+                unit = float(editor.value_diffs(layer, keys, grads).norm(dim=1).mean())
+                values = float((keys @ weight.float()).norm(dim=1).mean())
+                eta = config.initial_change * values / max(unit, 1e-30)
+            ridge = config.initial_ridge or 0.01 * float(keys.square().sum(1).mean())
+            editor.raw_step_size[layer] = math.log(eta) if config.step_size == "log" else eta
+            editor.log_ridge[layer] = math.log(ridge)
+        editor.log_strength.fill_(math.log(config.initial_strength * REFERENCE_ROWS))
+        editor.strength_power.fill_(config.initial_power)
+    available = len(features.unrelated_keys[0])
+    if config.preserved_keys and available:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(available, generator=generator)[: config.preserved_keys].sort().values
+        editor.preserved = [PreservedKeys(keys[chosen]) for keys in features.unrelated_keys]
+    return editor
+
+
+def _moments(model: LanguageModel, features: Features, config: EditorConfig) -> list[Normalizer]:
+    """The features' moments per layer, or merged over all layers of one shape."""
+    if config.normalise == "layer":
+        return features.normalizers
+    merged: dict[tuple[int, int], Normalizer] = {}
+    for shape, moments in zip(model.shapes, features.normalizers, strict=True):
+        merged.setdefault((shape.d_in, shape.d_out), Normalizer(shape.d_in + shape.d_out)).merge(moments)
+    return [merged[shape.d_in, shape.d_out] for shape in model.shapes]

@@ -1,0 +1,162 @@
+"""One meta-training step: edit n facts in memory, measure, and give every parameter of the editor its gradient.
+
+The two networks' graphs never coexist (arXiv 2311.04661, section 3.3): the hyper-network runs without a graph to give
+D, the language model is differentiated with respect to the edited weights only, the solve is differentiated by hand,
+and the hyper-network runs once more, chunk by chunk, to take dL/dD on.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from malmen_cli.config import TrainingConfig
+from malmen_cli.editing.editor import Editor
+from malmen_cli.editing.normal_equation import Solution
+from malmen_cli.errors import NumericalFailure
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.tokenizing import Batch, Tokens
+from malmen_cli.training.features import Features
+from malmen_cli.training.rows import TrainingRow
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Parts of one step's loss, each a mean per fact in nats (recipe paper: sums of batch means)."""
+
+    equivalent: float
+    edit: float
+    locality: float
+
+    @property
+    def total(self) -> float:
+        return self.equivalent + self.edit + self.locality
+
+
+class MetaStep:
+    """Everything one step needs, bound once.
+
+    Args:
+        model: at its base weights, to which every step returns it. rows: training rows; text i of `features`' edit
+            prompts is row i's. unrelated_text: first unrelated text of each row in `features`.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        editor: Editor,
+        features: Features,
+        rows: Sequence[TrainingRow],
+        unrelated_text: Sequence[int],
+        config: TrainingConfig,
+    ) -> None:
+        self.model, self.editor, self.features, self.rows, self.config = model, editor, features, rows, config
+        self.unrelated_text = unrelated_text
+        self.base = model.weights()
+
+    def edited_weights(self, texts: Sequence[int]) -> tuple[list[Tensor], list[Solution]]:
+        """W0 + S per layer for these rows' facts, float32, and the solutions."""
+        weights, solutions = [], []
+        for layer, base in enumerate(self.base):
+            keys, grads = self.features.rows(layer, texts)
+            equation = self.editor.equation(layer)
+            with torch.no_grad():
+                for u, g in self._chunks(keys, grads):
+                    equation.update(u, self.editor.value_diffs(layer, u, g))
+            solution = self.editor.solve(layer, equation)
+            solutions.append(solution)
+            weights.append(base.float() + solution.param_shift.to(base.device, torch.float32))
+        return weights, solutions
+
+    def __call__(self, texts: Sequence[int], seed: int) -> Losses:
+        """Accumulate the gradient of these facts' loss into the editor's parameters.
+
+        Args:
+            texts: which rows. seed: chooses a rephrase and an unrelated prompt of facts that have several.
+
+        Raises:
+            NumericalFailure: a loss that is not finite.
+        """
+        choose = random.Random(seed)
+        weights, solutions = self.edited_weights(texts)
+        self.model.set_weights(weights)
+        try:
+            with self.model.weight_gradients():
+                losses = self._measure(texts, choose)
+                param_grads = [layer.weight_grad.clone() for layer in self.model.layers]
+        finally:
+            self.model.set_weights(self.base)
+        if not all(map(_finite, (losses.equivalent, losses.edit, losses.locality))):
+            raise NumericalFailure(
+                "the training loss is not finite", remedy="Lower --learning-rate, or train in float32."
+            )
+        for layer, (solution, grad) in enumerate(zip(solutions, param_grads, strict=True)):
+            self._back(layer, texts, solution, grad)
+        return losses
+
+    def _measure(self, texts: Sequence[int], choose: random.Random) -> Losses:
+        """Run the edited model forward and backward; its edited layers hold the gradients afterwards."""
+        config, rows = self.config, [self.rows[t] for t in texts]
+        per_fact = 1 / len(texts) if config.reduction == "fact" else 1.0
+        equivalent = self._cross_entropy([choose.choice(row.equivalent) for row in rows], per_fact)
+        edit = self._cross_entropy([row.edit for row in rows], per_fact * config.edit) if config.edit else 0.0
+        unrelated: list[Tokens] = []
+        reference: list[int] = []
+        for text, row in zip(texts, rows, strict=True):
+            if row.unrelated and config.locality:
+                pick = choose.randrange(len(row.unrelated))
+                unrelated.append(row.unrelated[pick])
+                reference.append(self.unrelated_text[text] + pick)
+        locality = self._divergence(unrelated, reference, per_fact * config.locality)
+        return Losses(equivalent, edit, locality)
+
+    def _cross_entropy(self, texts: Sequence[Tokens], coefficient: float) -> float:
+        total = 0.0
+        for batch in self.model.batches(texts, self.config.batch_tokens):
+            losses = cross_entropy(self.model.logits(batch).float(), batch.labels, reduction="none")
+            loss = coefficient * (losses * self._weights(batch)).sum()
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _divergence(self, texts: Sequence[Tokens], reference: Sequence[int], coefficient: float) -> float:
+        """KL(p_W0 || p_W0+S) at the unrelated prompts' supervised positions."""
+        total = 0.0
+        for batch in self.model.batches(texts, self.config.batch_tokens):
+            with torch.no_grad():
+                hidden = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
+                log_base = self.model.head_logits(hidden).float().log_softmax(1)
+            log_edited = self.model.logits(batch).float().log_softmax(1)
+            divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
+            loss = coefficient * (divergences * self._weights(batch)).sum()
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """Per supervised token: a text's mean, or (recipe paper) the batch's token mean."""
+        return batch.weight if self.config.reduction == "fact" else torch.full_like(batch.weight, 1 / len(batch.labels))
+
+    def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:
+        keys, grads = self.features.rows(layer, texts)
+        keys, grads = keys.to(self.model.device), grads.to(self.model.device)
+        found = solution.gradients(keys, param_grad)
+        self.editor.accumulate_solve_gradients(layer, len(keys), found.log_ridge, found.log_preserved_strength)
+        targets = found.value_diffs.to(keys.device, torch.float32)
+        for start in range(0, len(keys), self.config.editor_rows):
+            part = slice(start, start + self.config.editor_rows)
+            value_diffs = self.editor.value_diffs(layer, keys[part], grads[part])
+            (value_diffs * targets[part]).sum().backward()
+
+    def _chunks(self, keys: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
+        size, device = self.config.editor_rows, self.model.device
+        return [(u.to(device), g.to(device)) for u, g in zip(keys.split(size), grads.split(size), strict=True)]
+
+
+def _finite(x: float) -> bool:
+    return x - x == 0

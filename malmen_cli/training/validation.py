@@ -1,0 +1,60 @@
+"""Scores of an editor on held-out rows, at several numbers of facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from malmen_cli.evaluation.metrics import Scores, mean, token_accuracy
+from malmen_cli.training.rows import TrainingRow
+from malmen_cli.training.step import MetaStep
+
+SIZES = (1, 8, 64, 256, 1024)
+REPEATS = 4
+"""Most sets of one size that are scored."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores per number of facts edited at once."""
+
+    scores: dict[int, Scores]
+
+    @property
+    def summary(self) -> float:
+        """What the best editor is chosen by: the mean over sizes of the harmonic mean of ES, GS and LS."""
+        return mean([s.harmonic_mean for s in self.scores.values()]) or 0.0
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        return {str(size): scores.as_dict() for size, scores in self.scores.items()}
+
+
+def validation_sizes(largest: int, available: int) -> list[int]:
+    """The sizes scored: of `SIZES` those that training covers and the held-out rows allow, or the nearest to it."""
+    bound = min(largest, available)
+    return [size for size in SIZES if size <= bound] or [bound]
+
+
+def validate(step: MetaStep, rows: Sequence[TrainingRow], sizes: Sequence[int]) -> Validation:
+    """Edit sets of held-out rows in memory and score each; the model is at its base weights before and after."""
+    return Validation({size: _score(step, rows, size) for size in sizes})
+
+
+def _score(step: MetaStep, rows: Sequence[TrainingRow], size: int) -> Scores:
+    edit: list[float] = []
+    equivalent: list[float] = []
+    unrelated: list[float] = []
+    for repeat in range(min(REPEATS, len(rows) // size)):
+        texts = range(repeat * size, (repeat + 1) * size)
+        step.model.set_weights(step.edited_weights(texts)[0])
+        try:
+            part = [rows[t] for t in texts]
+            tokens = step.config.batch_tokens
+            edit += token_accuracy(step.model, [r.edit for r in part], batch_tokens=tokens)
+            equivalent += token_accuracy(
+                step.model, [t for r in part for t in r.equivalent if t is not r.edit], batch_tokens=tokens
+            )
+            unrelated += token_accuracy(step.model, [t for r in part for t in r.unrelated], batch_tokens=tokens)
+        finally:
+            step.model.set_weights(step.base)
+    return Scores(mean(edit), mean(equivalent), mean(unrelated))
