@@ -1,0 +1,89 @@
+"""Progress on stderr: a live bar on a terminal, sparse lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from malmen_cli.cli.output import percent, say
+
+if TYPE_CHECKING:
+    from malmen_cli.training.loop import StepReport
+    from malmen_cli.training.validation import Validation
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class BarDisplay:
+    """Called with (what, done, total); shows a bar on a terminal and nothing elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> BarDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._progress.add_task(what, total=total)
+        self._progress.update(self._tasks[what], completed=done, total=total)
+
+
+class TrainingDisplay:
+    """Loss parts, rate and time left while training, and a line with ES/GS/LS for every validation."""
+
+    def __init__(self, bar: BarDisplay, *, quiet: bool) -> None:
+        self._bar, self._quiet = bar, quiet
+        self._last_line = 0.0
+
+    def capturing(self, done: int, total: int) -> None:
+        self._bar("reading the model's rows", done, total)
+
+    def step(self, report: StepReport) -> None:
+        losses = report.losses
+        text = (
+            f"step {report.step:,}  {report.facts} facts  loss {losses.total:.3f} (rephrases {losses.equivalent:.3f}, "
+            f"edits {losses.edit:.3f}, unrelated {losses.locality:.3f})  {report.rate:.0f} facts/s  "
+            f"{_minutes(report.eta_seconds)} left"
+        )
+        self._bar("training", round(1000 * report.done), 1000)
+        now = time.monotonic()
+        if not self._quiet and now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            say(text)
+
+    def validated(self, step: int, validation: Validation, best: bool) -> None:
+        if self._quiet:
+            return
+        parts = [
+            f"{size}: " + " / ".join(map(percent, (s.edit_success, s.generalization, s.locality)))
+            for size, s in validation.scores.items()
+        ]
+        say(f"step {step:,}  held-out ES / GS / LS at {';  '.join(parts)}{'  (best so far)' if best else ''}")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"

@@ -1,0 +1,32 @@
+"""`malmen init`: make a workspace here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from malmen_cli.cli.output import epilog, say
+from malmen_cli.errors import ExitCode
+
+
+def register(app: typer.Typer) -> None:
+    app.command("init", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE))(init)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default="the current folder")] = Path(),
+) -> None:
+    """Make a workspace (.malmen) with an empty ledger, or upgrade the one that is there.
+
+    \b
+    Examples:
+      malmen init
+      malmen init ~/models
+    """
+    from malmen_cli.ledger import create_workspace
+
+    existed = (folder / ".malmen" / "ledger.db").exists()
+    workspace = create_workspace(folder)
+    say(f"{'Up to date' if existed else 'Made'}: {workspace.root}")

@@ -1,0 +1,83 @@
+"""`malmen log`: the ledger, newest first. Loads neither torch nor SQLAlchemy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from malmen_cli.cli.options import (
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    WorkspaceOption,
+    entry_json,
+    open_ledger,
+    short_id,
+)
+from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say
+from malmen_cli.errors import ExitCode
+from malmen_cli.facts import printable
+from malmen_cli.ledger import Entry, store
+
+
+def register(app: typer.Typer) -> None:
+    app.command("log", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WORKSPACE))(log)
+
+
+def log(
+    model: ModelOption = None,
+    number: Annotated[int | None, typer.Option("--number", "-n", min=1, help="Show the newest N entries only.")] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Show the ledger's entries, newest first.
+
+    \b
+    Examples:
+      malmen log
+      malmen log --model gpt2 -n 5
+      malmen log --json | jq '.[0].id'
+    """
+    from malmen_cli.operations.models import find_model
+
+    with open_ledger(workspace) as ledger, ledger.read() as db:
+        chosen = None if model is None else find_model(db, model)
+        models = {m.id: m for m in store.models(db)}
+        heads = {store.head(db, model_id).id for model_id in models}
+        entries = store.entries(db, None if chosen is None else chosen.id, limit=number)
+    if json:
+        print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
+    elif quiet:
+        for entry in entries:
+            print(entry.id)
+    elif not entries:
+        say("The ledger is empty: malmen models add NAME FOLDER")
+    else:
+        print_table(
+            (
+                f"#{entry.number}",
+                short_id(entry),
+                entry.created_at[:19].replace("T", " "),
+                models[entry.model_id].name,
+                entry.kind,
+                _what(entry),
+                "HEAD" if entry.id in heads else "" if entry.status == "applied" else "PENDING",
+            )
+            for entry in entries
+        )
+
+
+def _what(entry: Entry) -> str:
+    facts = entry.details.get("facts", {})
+    if entry.kind == "apply":
+        after = entry.details.get("check", {}).get("after", {})
+        scores = " / ".join(percent(after.get(key)) for key in ("ES", "GS", "LS"))
+        new = facts.get("in_file", 0) - facts.get("duplicates", 0)
+        source = printable(entry.source or "-", 40)
+        return f"{plural(new, 'fact')} from {source}, {facts.get('active')} active, ES/GS/LS {scores}"
+    if entry.kind == "revert":
+        target = (entry.target or "").removeprefix("sha256:")[:10]
+        return f"{plural(facts.get('taken_out', 0), 'fact')} of {target} taken out, {facts.get('active')} active"
+    return ""

@@ -1,0 +1,158 @@
+"""`malmen models`: add, list, show registered models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from malmen_cli.cli.options import JsonOption, QuietOption, WorkspaceOption, command_line, open_ledger
+from malmen_cli.cli.output import epilog, percent, print_json, print_table, say
+from malmen_cli.errors import ExitCode
+from malmen_cli.facts import printable
+from malmen_cli.ledger import Ledger, ModelRecord, active_facts, store
+
+app = typer.Typer(
+    name="models", no_args_is_help=True, rich_markup_mode=None, help="Add, list and show registered models."
+)
+
+_READING = epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WORKSPACE)
+
+
+@app.command(
+    "add", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WORKSPACE, ExitCode.LOCKED)
+)
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it: letters, digits, '.', '_' and '-'.")],
+    source: Annotated[Path, typer.Argument(help="Its folder: config, tokenizer and safetensors weights.")],
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="GLOB", help="Layers to edit, as globs over module paths; may be repeated."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Register a model folder: it is edited in place from then on, and its base is kept.
+
+    \b
+    Examples:
+      malmen models add gpt2 ./my-gpt2
+      malmen models add llama ./llama --layers 'model.layers.2[0-9].mlp.down_proj'
+    """
+    from malmen_cli.operations.models import register
+
+    with open_ledger(workspace, writing=True) as ledger:
+        registration = register(ledger, name, source, layers=layers, command=command_line())
+        if registration.warning:
+            say(f"warning: {registration.warning}")
+        if quiet:
+            print(registration.model.name)
+        else:
+            _show(ledger, registration.model)
+
+
+@app.command("list", epilog=_READING)
+def list_models(workspace: WorkspaceOption = None, json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """List the registered models.
+
+    \b
+    Examples:
+      malmen models list
+      malmen models list --json
+    """
+    with open_ledger(workspace) as ledger, ledger.read() as db:
+        found = [_summary(ledger, model) for model in store.models(db)]
+    if json:
+        print_json(found)
+    elif quiet:
+        for model in found:
+            print(model["name"])
+    elif not found:
+        say("No model is registered: malmen models add NAME FOLDER")
+    else:
+        print_table(
+            [
+                (m["name"], m["model_type"], m["dtype"], str(m["active_facts"]), str(len(m["editors"])), m["path"])
+                for m in found
+            ],
+            header=("NAME", "TYPE", "DTYPE", "ACTIVE FACTS", "EDITORS", "FOLDER"),
+        )
+
+
+@app.command("show", epilog=_READING)
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="A registered model or its folder.", show_default="the only one")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one model: its base, its edited layers, its editors.
+
+    \b
+    Examples:
+      malmen models show
+      malmen models show gpt2 --json
+    """
+    from malmen_cli.operations.models import find_model
+
+    with open_ledger(workspace) as ledger:
+        with ledger.read() as db:
+            model = find_model(db, name)
+        if json:
+            print_json(_summary(ledger, model))
+        else:
+            _show(ledger, model)
+
+
+def _summary(ledger: Ledger, model: ModelRecord) -> dict[str, Any]:
+    with ledger.read() as db:
+        return {
+            "name": model.name,
+            "path": str(model.path),
+            "base_digest": model.base_digest,
+            "model_type": model.architecture.get("model_type"),
+            "dtype": model.architecture.get("dtype"),
+            "layers": model.architecture.get("layers"),
+            "head": store.head(db, model.id).id,
+            "active_facts": len(active_facts(store.fold(db, model.id))),
+            "editors": [
+                {
+                    "id": editor.id,
+                    "created_at": editor.created_at,
+                    "per_fact": editor.per_fact,
+                    "config": editor.config.get("config"),
+                    "scores": editor.scores,
+                }
+                for editor in store.editors(db, model.id)
+            ],
+            "created_at": model.created_at,
+        }
+
+
+def _show(ledger: Ledger, model: ModelRecord) -> None:
+    shown = _summary(ledger, model)
+    print_table(
+        [
+            ("model", model.name),
+            ("folder", printable(str(model.path), limit=None)),
+            ("type", f"{shown['model_type']}, {shown['dtype']}"),
+            ("base", model.base_digest),
+            ("head", shown["head"]),
+            ("active facts", str(shown["active_facts"])),
+        ]
+    )
+    print("edited layers")
+    print_table(("", layer["tensor"], f"{layer['d_in']} x {layer['d_out']}") for layer in shown["layers"])
+    print("editors" if shown["editors"] else f"editors: none yet (malmen train FILE --model {model.name})")
+    print_table(("", editor["id"], editor["created_at"], _scores(editor["scores"])) for editor in shown["editors"])
+
+
+def _scores(scores: dict[str, Any]) -> str:
+    """Held-out ES/GS/LS at the largest number of facts that was validated."""
+    per_size = scores.get("scores", {})
+    if not per_size:
+        return ""
+    size = max(per_size, key=int)
+    return f"at {size} facts ES/GS/LS " + " / ".join(percent(per_size[size][key]) for key in ("ES", "GS", "LS"))

@@ -1,0 +1,79 @@
+"""Options and arguments that several verbs share, and the workspace and command line every verb needs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from malmen_cli.ledger import Ledger, find_workspace
+from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
+
+OnConflict = Literal["first", "last"]
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace", metavar="DIR", help="The workspace (default: the nearest .malmen upwards, or $MALMEN_WORKSPACE)."
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", metavar="NAME", help="A registered model or its folder (default: the only one)."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... or auto.")]
+OnConflictOption = Annotated[
+    OnConflict | None,
+    typer.Option("--on-conflict", help="Of two targets for one prompt keep the first or the last (default: refuse)."),
+]
+FactsArgument = Annotated[Path, typer.Argument(metavar="FILE", help="A fact file; - reads standard input.")]
+LockTimeoutOption = Annotated[
+    float,
+    typer.Option("--lock-timeout", metavar="SECONDS", min=0, help="How long to wait for another process to finish."),
+]
+
+
+@contextmanager
+def open_ledger(workspace: Path | None, *, writing: bool = False) -> Iterator[Ledger]:
+    """The ledger of the workspace a command works in."""
+    with Ledger.open(find_workspace(workspace), writing=writing) as ledger:
+        yield ledger
+
+
+def command_line() -> str:
+    """The command as the user typed it, for the ledger."""
+    return shlex.join(["malmen", *sys.argv[1:]])
+
+
+def short_id(record: Entry | EditorRecord) -> str:
+    """The short form of an id that is shown and accepted everywhere."""
+    return record.id.removeprefix("sha256:")[:10]
+
+
+def entry_json(entry: Entry, model: ModelRecord, head: bool) -> dict[str, object]:
+    """An entry as `--json` shows it in `log`, `show`, `apply` and `revert`."""
+    return {
+        "id": entry.id,
+        "short": short_id(entry),
+        "number": entry.number,
+        "kind": entry.kind,
+        "status": entry.status,
+        "head": head,
+        "model": model.name,
+        "parent": entry.parent,
+        "target": entry.target,
+        "editor": entry.editor_id,
+        "fact_set": entry.fact_set_digest,
+        "source": entry.source,
+        "active_digest": entry.active_digest,
+        "created_at": entry.created_at,
+        "command": entry.command,
+        "details": entry.details,
+    }

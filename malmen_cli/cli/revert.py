@@ -1,0 +1,99 @@
+"""`malmen revert`: take an entry, or some facts of it, out of the active set. Loads no torch for the newest entry."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from malmen_cli.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LockTimeoutOption,
+    ModelOption,
+    QuietOption,
+    WorkspaceOption,
+    command_line,
+    entry_json,
+    open_ledger,
+    short_id,
+)
+from malmen_cli.cli.output import epilog, plural, print_json, say
+from malmen_cli.errors import ExitCode
+from malmen_cli.ledger import store
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "revert",
+        epilog=epilog(
+            ExitCode.DONE,
+            ExitCode.FAILED,
+            ExitCode.USAGE,
+            ExitCode.NO_WORKSPACE,
+            ExitCode.LOCKED,
+            ExitCode.WRONG_BASE,
+            ExitCode.INTERRUPTED,
+        ),
+    )(revert)
+
+
+def revert(
+    entry_id: Annotated[str, typer.Argument(metavar="ID", help="An entry: id or its first digits, HEAD, HEAD~1, #7.")],
+    fact: Annotated[
+        list[int] | None,
+        typer.Option("--fact", metavar="N", help="Only this fact of it, as `show` numbers them; repeatable."),
+    ] = None,
+    model: ModelOption = None,
+    device: DeviceOption = "cpu",
+    lock_timeout: LockTimeoutOption = 0.0,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Take an entry's facts out of the model, as a new entry; the rest is what it would have been without them.
+
+    \b
+    Examples:
+      malmen revert HEAD
+      malmen revert 4f2a91
+      malmen revert 4f2a91 --fact 3 --fact 17
+
+    Reverting the newest entry puts the earlier bytes back. A revert can itself be reverted. A fact that had been
+    superseded comes back when its superseder is reverted.
+    """
+    from malmen_cli.operations.models import find_model
+    from malmen_cli.operations.revert import revert_entry
+
+    with open_ledger(workspace, writing=True) as ledger:
+        with ledger.read() as db:
+            named = None if model is None else find_model(db, model)
+            target = store.resolve_entry(db, entry_id, None if named is None else named.id)
+            record = store.model_with_id(db, target.model_id)
+        done = revert_entry(
+            ledger, record, target.id, fact or [], command_line(), device=device, lock_timeout=lock_timeout
+        )
+    if done.settlement is not None:
+        say(f"note: {done.settlement}")
+    for warning in done.warnings:
+        say(f"warning: {warning}")
+    if json:
+        print_json(
+            {
+                "entry": entry_json(done.entry, record, head=True),
+                "target": done.target.id,
+                "removed": [ref.fact_digest for ref in done.removed],
+                "revived": [ref.fact_digest for ref in done.revived],
+                "active": done.active,
+                "from": "rows" if done.solved else "objects",
+            }
+        )
+    elif quiet:
+        print(done.entry.id)
+    else:
+        how = "the rest solved again from stored rows" if done.solved else "earlier bytes restored"
+        print(
+            f"Reverted {short_id(done.target)}: {plural(len(done.removed), 'fact')} out, {len(done.revived)} back, "
+            f"{done.active:,} active in {record.name}; {how}."
+        )
+        print(f"Recorded as {short_id(done.entry)}. Undo: malmen revert {short_id(done.entry)}")

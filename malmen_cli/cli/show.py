@@ -1,0 +1,118 @@
+"""`malmen show`: one entry in full, with its facts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from malmen_cli.cli.options import JsonOption, ModelOption, WorkspaceOption, entry_json, open_ledger
+from malmen_cli.cli.output import epilog, percent, print_json, print_table
+from malmen_cli.errors import ExitCode
+from malmen_cli.facts import printable
+from malmen_cli.ledger import remaining, store
+from malmen_cli.ledger.records import FIGURES
+
+
+def register(app: typer.Typer) -> None:
+    app.command("show", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WORKSPACE))(show)
+
+
+def show(
+    entry_id: Annotated[
+        str, typer.Argument(metavar="ID", help="An entry: id or its first digits, HEAD, HEAD~1, #7.")
+    ] = "HEAD",
+    model: ModelOption = None,
+    facts: Annotated[int, typer.Option("--facts", min=0, help="List at most so many facts.")] = 20,
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show one entry in full: its facts, what it did to each tensor, how it was checked.
+
+    \b
+    Examples:
+      malmen show
+      malmen show HEAD~1 --facts 1000
+      malmen show 4f2a91 --json
+    """
+    from malmen_cli.operations.models import find_model
+
+    with open_ledger(workspace) as ledger, ledger.read() as db:
+        chosen = None if model is None else find_model(db, model)
+        entry = store.resolve_entry(db, entry_id, None if chosen is None else chosen.id)
+        owner = store.model_with_id(db, entry.model_id)
+        is_head = store.head(db, owner.id).id == entry.id
+        deltas = store.deltas_of(db, entry.id)
+        listed = store.facts_of(db, entry)
+        in_effect = remaining(store.fold(db, owner.id)).get(entry.id, frozenset())
+    if json:
+        shown: dict[str, Any] = entry_json(entry, owner, is_head)
+        shown["facts"] = [
+            {
+                "number": number,
+                "digest": fact.digest,
+                "prompt": fact.prompt,
+                "target": fact.target,
+                "subject": fact.subject,
+                "in_effect": fact.digest in in_effect,
+            }
+            for number, fact in enumerate(listed, 1)
+        ]
+        shown["parameter_deltas"] = [
+            {"tensor": d.tensor, "before": d.before, "after": d.after, **{name: getattr(d, name) for name in FIGURES}}
+            for d in deltas
+        ]
+        print_json(shown)
+        return
+    print_table(
+        [
+            ("entry", f"#{entry.number} {entry.id}" + (" HEAD" if is_head else "")),
+            ("kind", f"{entry.kind}, {entry.status}"),
+            ("model", owner.name),
+            ("when", entry.created_at),
+            ("command", printable(entry.command, limit=None)),
+            *([("target", entry.target)] if entry.target else []),
+            *([("editor", entry.editor_id)] if entry.editor_id else []),
+            *([("source", printable(entry.source, limit=None))] if entry.source else []),
+            *([("facts", f"{len(listed)}, of which {len(in_effect)} not reverted")] if listed else []),
+        ]
+    )
+    check = entry.details.get("check")
+    if check:
+        print()
+        rows = [(when, *(percent(check[when].get(key)) for key in ("ES", "GS", "LS"))) for when in ("before", "after")]
+        print_table(rows, header=("new facts", "ES", "GS", "LS"))
+        print(f"{len(check['wrong'])} still wrong, {check['checked_old']} older facts asked again")
+    if deltas:
+        print()
+        print_table(
+            [
+                (
+                    delta.tensor,
+                    *(
+                        "-" if value is None else f"{value:.3g}"
+                        for value in (delta.norm, delta.relative_norm, delta.largest_change, delta.effective_rank)
+                    ),
+                    "-" if delta.share_moved is None else f"{delta.share_moved:.1%}",
+                    "-" if delta.rounding_loss is None else f"{delta.rounding_loss:.1e}",
+                )
+                for delta in deltas
+            ],
+            header=("tensor", "norm", "relative", "largest", "rank", "moved", "rounding"),
+        )
+    if listed and facts:
+        print()
+        print_table(
+            [
+                (
+                    str(number),
+                    printable(fact.prompt),
+                    printable(fact.target),
+                    "" if fact.digest in in_effect else "reverted",
+                )
+                for number, fact in enumerate(listed[:facts], 1)
+            ],
+            header=("fact", "prompt", "target", ""),
+        )
+        if len(listed) > facts:
+            print(f"... and {len(listed) - facts} more (--facts {len(listed)})")

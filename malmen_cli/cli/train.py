@@ -1,0 +1,172 @@
+"""`malmen train`: meta-train an editor for a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from malmen_cli.cli.display import BarDisplay, TrainingDisplay
+from malmen_cli.cli.options import (
+    DeviceOption,
+    FactsArgument,
+    JsonOption,
+    ModelOption,
+    OnConflictOption,
+    QuietOption,
+    WorkspaceOption,
+    command_line,
+    open_ledger,
+)
+from malmen_cli.cli.output import epilog, plural, print_json, say
+from malmen_cli.errors import ExitCode
+from malmen_cli.facts import read_fact_set
+
+DEFAULT_MINUTES = 15.0
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        "train",
+        epilog=epilog(
+            ExitCode.DONE,
+            ExitCode.FAILED,
+            ExitCode.USAGE,
+            ExitCode.NO_WORKSPACE,
+            ExitCode.WRONG_BASE,
+            ExitCode.INTERRUPTED,
+        ),
+    )(train)
+
+
+def train(
+    file: FactsArgument,
+    model: ModelOption = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option("--minutes", help=f"Wall time, where --steps is not given (default: {DEFAULT_MINUTES:g})."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random (default: 0).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run of these settings.")] = False,
+    recipe: Annotated[
+        Literal["malmen", "paper"], typer.Option("--recipe", help="Our defaults, or the choices of arXiv 2311.04661.")
+    ] = "malmen",
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings as JSON or TOML; flags win over it.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="GLOB", help="Layers to edit (default: the registered ones)."),
+    ] = None,
+    facts_per_step: Annotated[
+        int | None, typer.Option("--facts-per-step", help="Most facts edited in one step.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", help="Rank of the hyper-network's blocks.")] = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks of the hyper-network.")] = None,
+    preserved_keys: Annotated[
+        int | None, typer.Option("--preserved-keys", help="Keys of unrelated prompts to preserve; 0 for none.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", help="Of the hyper-network (Adam).")] = None,
+    scalar_learning_rate: Annotated[
+        float | None, typer.Option("--scalar-learning-rate", help="Of log step size, ridge and preserved strength.")
+    ] = None,
+    locality: Annotated[float | None, typer.Option("--locality", help="Coefficient of the locality loss.")] = None,
+    edit: Annotated[float | None, typer.Option("--edit", help="Coefficient of the loss on the edit prompts.")] = None,
+    clip: Annotated[float | None, typer.Option("--clip", help="Largest gradient norm.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Padded tokens per model batch.")] = None,
+    held_out: Annotated[float | None, typer.Option("--held-out", help="Share of rows kept for validation.")] = None,
+    validate_every: Annotated[
+        int | None, typer.Option("--validate-every", help="Steps (default: a tenth of the run).")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option("--save-every", help="Steps between resumable states (default: with each validation).")
+    ] = None,
+    on_conflict: OnConflictOption = None,
+    device: DeviceOption = "auto",
+    workspace: WorkspaceOption = None,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Meta-train an editor on a fact file; the best one by held-out facts is kept in the workspace.
+
+    \b
+    Examples:
+      malmen train training-facts.jsonl --model gpt2
+      malmen train training-facts.jsonl --minutes 20 --seed 1
+      malmen train training-facts.jsonl --steps 2000 --resume
+      malmen train training-facts.jsonl --recipe paper --steps 100
+
+    Facts with rephrases and unrelated prompts teach it to generalise and to leave other answers alone.
+    """
+    from malmen_cli.config import resolve_training
+
+    flags: dict[str, Any] = {
+        "steps": steps,
+        "minutes": minutes,
+        "seed": seed,
+        "facts_per_step": facts_per_step,
+        "learning_rate": learning_rate,
+        "scalar_learning_rate": scalar_learning_rate,
+        "locality": locality,
+        "edit": edit,
+        "clip": clip,
+        "batch_tokens": batch_tokens,
+        "held_out": held_out,
+        "validate_every": validate_every,
+        "save_every": save_every,
+        "editor.rank": rank,
+        "editor.blocks": blocks,
+        "editor.preserved_keys": preserved_keys,
+    }
+    settings = resolve_training(recipe, config, flags)
+    if settings.steps is None and settings.minutes is None:
+        settings = settings.model_copy(update={"minutes": DEFAULT_MINUTES})
+    facts = read_fact_set("-" if str(file) == "-" else file, on_conflict=on_conflict)
+    from malmen_cli.operations.models import find_or_register, pick_device
+    from malmen_cli.operations.train import train_editor
+    from malmen_cli.training.loop import Watcher
+
+    with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
+        record, registration = find_or_register(ledger, model, command_line())
+        if registration is not None:
+            say(f"Registered {record.path} as {record.name}")
+        display = TrainingDisplay(bar, quiet=quiet)
+        done = train_editor(
+            ledger,
+            record,
+            facts,
+            settings,
+            layers=layers,
+            device=pick_device(device),
+            resume=resume,
+            watcher=Watcher(display.capturing, display.step, display.validated),
+        )
+    progress = done.trained.progress
+    if json:
+        print_json(
+            {
+                "editor": done.record.id,
+                "model": record.name,
+                "rows": len(done.split.train),
+                "held_out": len(done.split.held_out),
+                "dropped_prompts": done.split.dropped,
+                "steps": progress.step,
+                "best_step": progress.best_step,
+                "facts_seen": progress.facts,
+                "seconds": progress.elapsed,
+                "history": progress.history,
+                "config": settings.model_dump(mode="json"),
+            }
+        )
+    elif quiet:
+        print(done.record.id)
+    else:
+        if done.split.dropped:
+            say(f"{plural(done.split.dropped, 'prompt')} left out: too long for the model")
+        print(
+            f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
+            f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"
+        )
+        print(f"Use it: malmen apply FILE --model {record.name}")

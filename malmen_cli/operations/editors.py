@@ -1,0 +1,82 @@
+"""Editors on disk: a folder with `editor.safetensors` and `editor.json`, bound to a base and its layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from malmen_cli.config import TrainingConfig
+from malmen_cli.editing.editor import Editor, LayerShape
+from malmen_cli.errors import UnsafeFile, WrongBase
+from malmen_cli.ledger.records import EditorRecord, ModelRecord
+from malmen_cli.operations.layers import TensorLayer, layers_of
+
+TENSORS, DESCRIPTION = "editor.safetensors", "editor.json"
+_DESCRIPTION_LIMIT = 16 << 20  # bytes
+
+
+def editor_files(
+    editor: Editor, model: ModelRecord, layers: list[TensorLayer], config: TrainingConfig, training: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The editor's two files: the description holds the resolved configuration, the base and the training log."""
+    from safetensors.torch import save
+
+    description = {
+        "format": 1,
+        "base": model.base_digest,
+        "layers": [asdict(layer) for layer in layers],
+        "per_fact": True,
+        "config": config.model_dump(mode="json"),
+        "training": dict(training),
+    }
+    text = json.dumps(description, indent=1, ensure_ascii=False, sort_keys=True)
+    # One storage per name: with the paper's settings layers of one shape share a normaliser.
+    tensors = {name: tensor.clone() for name, tensor in editor.tensors().items()}
+    return {TENSORS: save(tensors), DESCRIPTION: text.encode()}
+
+
+def load_editor(folder: Path, model: ModelRecord, record: EditorRecord) -> tuple[Editor, list[TensorLayer]]:
+    """An editor from its folder, with everything checked that a stranger could have changed.
+
+    Raises:
+        UnsafeFile: malformed, tensors of wrong names, shapes or sizes, not finite. WrongBase: another model's editor.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        path = folder / DESCRIPTION
+        if path.stat().st_size > _DESCRIPTION_LIMIT:
+            raise ValueError("the description is too large")
+        description = json.loads(path.read_text("utf-8"))
+        config = TrainingConfig.model_validate(description["config"])
+        base = description["base"]
+        layers = layers_of(description)
+        tensors = load((folder / TENSORS).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
+        raise UnsafeFile(
+            f"editor {record.id[:10]} is damaged: {error}",
+            remedy="`malmen verify` names what is wrong; train it again.",
+        ) from None
+    if base != model.base_digest:
+        raise WrongBase(
+            f"editor {record.id[:10]} was trained for another base than {model.name}'s",
+            remedy="Train one: malmen train FILE --model " + model.name,
+        )
+    for layer in layers:
+        tensor = model.manifest.tensors.get(layer.tensor)
+        stored = (layer.d_out, layer.d_in) if layer.transposed else (layer.d_in, layer.d_out)
+        if tensor is None or tuple(tensor.shape) != stored:
+            raise WrongBase(f"editor {record.id[:10]}: the model has no tensor {layer.tensor} of shape {stored}")
+    editor = Editor(
+        [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers],
+        rank=config.editor.rank,
+        blocks=config.editor.blocks,
+        step_size=config.editor.step_size,
+    )
+    editor.load_tensors(tensors)
+    editor.requires_grad_(False)
+    return editor, layers

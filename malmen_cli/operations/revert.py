@@ -1,0 +1,159 @@
+"""Taking facts out of the active set, as a new entry.
+
+Where the resulting active set was in force before (the newest entry reverted, everything reverted), its bytes come from
+the objects and neither torch nor the model is loaded; else the stored rows of what remains are solved again, without
+the language model.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from malmen_cli.errors import UsageError
+from malmen_cli.facts import FactSet
+from malmen_cli.ledger import (
+    Entry,
+    EntryDraft,
+    EntryFacts,
+    FactRef,
+    Ledger,
+    ModelRecord,
+    ParameterDelta,
+    Settlement,
+    active_digest,
+    commit_entry,
+    remaining,
+    revert_from_objects,
+    store,
+    writing,
+)
+from malmen_cli.ledger.records import FIGURES
+from malmen_cli.operations.active import PROPOSED, active_now, active_with
+
+_OF_A_SOLVE = ("rounding_loss", "ridge", "step_size", "preserved_strength")
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """What `revert` did.
+
+    Attributes:
+        removed, revived: facts that left and that came (back) into force. solved: the rest was solved again.
+    """
+
+    entry: Entry
+    target: Entry
+    removed: list[FactRef]
+    revived: list[FactRef]
+    active: int
+    solved: bool
+    warnings: list[str]
+    settlement: Settlement | None
+
+
+def revert_entry(
+    ledger: Ledger,
+    model: ModelRecord,
+    target_id: str,
+    fact_numbers: Sequence[int],
+    command: str,
+    *,
+    device: str = "cpu",
+    lock_timeout: float = 0.0,
+) -> Reverted:
+    """Take an apply's or a revert's facts out of effect: all of them, or those of the given numbers (from 1).
+
+    Raises:
+        UsageError: the entry cannot be reverted, has no such fact, or none of its facts is in effect.
+    """
+    with writing(ledger, model, command, timeout=lock_timeout) as settlement:
+        with ledger.read() as db:
+            target = store.resolve_entry(db, target_id, model.id)
+            facts = store.facts_of(db, target)
+            history = store.fold(db, model.id)
+            now = active_now(db, model)
+        if target.kind not in ("apply", "revert"):
+            raise UsageError(
+                f"a {target.kind} entry cannot be reverted", remedy="`malmen log` lists applies and reverts."
+            )
+        wrong = [number for number in fact_numbers if not 1 <= number <= len(facts)]
+        if wrong:
+            raise UsageError(
+                f"entry {target_id} has facts 1 to {len(facts)}, not {wrong[0]}",
+                remedy=f"`malmen show {target_id}` numbers them.",
+            )
+        chosen = [facts[number - 1] for number in dict.fromkeys(fact_numbers)] if fact_numbers else facts
+        in_effect = remaining(history)[target.id]
+        if not any(fact.digest in in_effect for fact in chosen):
+            raise UsageError(
+                "those facts are reverted already" if fact_numbers else f"entry {target_id} is reverted already",
+                remedy="`malmen log` shows by which entry; revert that one to bring them back.",
+            )
+        taken = FactSet(tuple(chosen), target.source or "-")
+        refs = tuple(FactRef(f.digest, f.edit_digest, f.prompt) for f in chosen)
+        with ledger.read() as db:
+            active = active_with(db, model, EntryFacts(PROPOSED, "revert", refs, target.id))
+            editor_id = now.editor_id or _editor_of(db, model, target)
+            digest = active_digest(editor_id, active)
+            wanted = store.find_state(db, model.id, digest)
+            head = store.head(db, model.id)
+            newest = store.deltas_of(db, head.id)
+        warnings: list[str] = []
+        if wanted is not None:
+            changes = revert_from_objects(ledger, model, wanted)
+            # Undoing the newest entry moves every weight back by as much as it had moved.
+            figures = {delta.tensor: delta for delta in newest}
+            deltas = [
+                _mirrored(figures[c.name], c.before, c.after)
+                for c in changes
+                if c.name in figures and figures[c.name].before == c.after and figures[c.name].after == c.before
+            ]
+        else:
+            from malmen_cli.operations.resolving import solve_again
+
+            assert editor_id is not None
+            changes, deltas, warnings = solve_again(ledger, model, editor_id, active, device)
+        entry = commit_entry(
+            ledger,
+            EntryDraft(
+                model=model,
+                kind="revert",
+                active_digest=digest,
+                changes=changes,
+                fact_set=taken,
+                target=target.id,
+                editor_id=editor_id,
+                deltas=deltas,
+                command=command,
+                details={
+                    "facts": {"taken_out": len(chosen), "active": len(active)},
+                    "from": "objects" if wanted is not None else "rows",
+                    "warnings": warnings,
+                },
+            ),
+        )
+        was, is_now = set(now.facts.values()), set(active.values())
+        return Reverted(
+            entry=entry,
+            target=target,
+            removed=[fact for fact in now.facts.values() if fact not in is_now],
+            revived=[fact for fact in active.values() if fact not in was],
+            active=len(active),
+            solved=wanted is None,
+            warnings=warnings,
+            settlement=settlement,
+        )
+
+
+def _editor_of(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> str | None:
+    """The editor under which the entry that reverts lead back to was applied."""
+    while entry.kind == "revert" and entry.target is not None:
+        entry = store.resolve_entry(db, entry.target, model.id)
+    return entry.editor_id
+
+
+def _mirrored(delta: ParameterDelta, before: str, after: str) -> ParameterDelta:
+    same = {name: getattr(delta, name) for name in FIGURES if name not in _OF_A_SOLVE}
+    return ParameterDelta(delta.tensor, before, after, **same)

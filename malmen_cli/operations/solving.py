@@ -1,0 +1,144 @@
+"""From stored rows to new tensors: the solve over all active facts, without the language model.
+
+The rows of the active facts are summed in the order of their digests, whatever order the facts were applied in, so
+that entries which share no prompt commute bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmen_cli.checkpoint.digests import digest_bytes
+from malmen_cli.checkpoint.patch import TensorChange
+from malmen_cli.editing.editor import Editor
+from malmen_cli.editing.normal_equation import CONDITION_LIMIT
+from malmen_cli.errors import NumericalFailure
+from malmen_cli.ledger.objects import ObjectStore
+from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
+from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.rows import RowReader
+from malmen_cli.operations.tensors import from_bytes, to_bytes, torch_dtype
+
+CHUNK = 1024
+"""Facts per chunk of rows fed to the normal equation."""
+
+MOSTLY_LOST = 0.5
+"""Relative error of rounding to the checkpoint's dtype above which an edit is said to have drowned in it."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a solve over the active facts gives: the seam's tensor changes, their figures, and words of warning."""
+
+    changes: list[TensorChange]
+    deltas: list[ParameterDelta]
+    figures: dict[str, dict[str, Any]]
+    warnings: list[str]
+    weights: dict[str, Tensor]  # by module path, in the checkpoint's own orientation and dtype
+
+
+def solve_active(
+    model: ModelRecord,
+    editor: Editor,
+    layers: Sequence[TensorLayer],
+    rows: Callable[[str], Sequence[RowSlice]],
+    read: RowReader,
+    objects: ObjectStore,
+    state: Mapping[str, str],
+    device: torch.device,
+) -> Solved:
+    """W0 + S per layer, one layer at a time, from the base object and the rows of all active facts.
+
+    Args:
+        rows: layer name -> the stored rows of every active fact, in the order of the facts' edit digests.
+        state: the tensors' digests now.
+
+    Raises:
+        NumericalFailure: a solve failed, or an edited weight is not finite. VerificationFailed: a damaged object.
+    """
+    changes, deltas, weights, figures, warnings = [], [], {}, {}, []
+    for index, layer in enumerate(layers):
+        record = model.manifest.tensors[layer.tensor]
+        dtype = torch_dtype(record.dtype)
+        equation = editor.equation(index)
+        for keys, value_diffs in _chunks(rows(layer.name), read):
+            equation.update(keys.to(device), value_diffs.to(device))
+        read.close_layer()
+        solution = editor.solve(index, equation)
+        shift = solution.param_shift.cpu()
+        if layer.transposed:
+            shift = shift.T
+        base = from_bytes(objects.get(record.digest), dtype, record.shape)
+        edited = (base.float() + shift.float()).to(dtype)
+        if not bool(torch.isfinite(edited).all()):
+            raise NumericalFailure(
+                f"{layer.tensor}: an edited weight is not finite in {record.dtype}",
+                remedy="The shift is out of the dtype's range: apply fewer facts, or train the editor again.",
+            )
+        data = to_bytes(edited)
+        before = state.get(layer.tensor, record.digest)
+        changes.append(TensorChange(layer.tensor, before, digest_bytes(data), data))
+        previous = base if before == record.digest else from_bytes(objects.get(before), dtype, record.shape)
+        lost = rounding_loss(base, edited, shift)
+        deltas.append(
+            ParameterDelta(
+                tensor=layer.tensor,
+                before=before,
+                after=changes[-1].after,
+                **change_figures(previous, edited, base),
+                rounding_loss=lost,
+                ridge=solution.ridge,
+                step_size=float(editor.step_size(index)),
+                preserved_strength=solution.preserved_strength,
+            )
+        )
+        condition = solution.condition_number
+        figures[layer.name] = {
+            "rows": equation.n,
+            "form": solution.form,
+            "residual": solution.residual,
+            "condition_number": condition,
+        }
+        if condition > CONDITION_LIMIT:
+            warnings.append(f"{layer.name}: the normal equation is ill-conditioned (condition number {condition:.1e})")
+        if lost > MOSTLY_LOST:
+            warnings.append(f"{layer.name}: rounding to {record.dtype} lost {lost:.0%} of the edit")
+        weights[layer.name] = edited
+    return Solved(changes, deltas, figures, warnings, weights)
+
+
+def _chunks(slices: Sequence[RowSlice], read: RowReader) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(slices), CHUNK):
+        parts = [read(row) for row in slices[start : start + CHUNK]]
+        yield torch.cat([keys for keys, _ in parts]), torch.cat([diffs for _, diffs in parts])
+
+
+def change_figures(before: Tensor, after: Tensor, base: Tensor) -> dict[str, float]:
+    """Figures of a tensor's change: norm, norm over the base's, largest change, effective rank, share of weights moved.
+
+    The effective rank is the exponential of the entropy of the normalised singular values (Roy and Vetterli 2007).
+    """
+    change = after.double() - before.double()
+    norm = float(change.norm())
+    values = torch.linalg.eigvalsh(change @ change.T if change.shape[0] <= change.shape[1] else change.T @ change)
+    singular = values.clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=1e-300)
+    entropy = -(share * share.clamp(min=1e-300).log()).sum()
+    return {
+        "norm": norm,
+        "relative_norm": norm / max(float(base.double().norm()), 1e-300),
+        "largest_change": float(change.abs().max()),
+        "effective_rank": float(entropy.exp()) if norm else 0.0,
+        "share_moved": float((after != before).double().mean()),
+    }
+
+
+def rounding_loss(base: Tensor, edited: Tensor, shift: Tensor) -> float:
+    """|round(W0 + S) - (W0 + S)| / |S|: what the checkpoint's dtype cost, relative to the edit."""
+    wanted = shift.double()
+    return float((edited.double() - base.double() - wanted).norm() / wanted.norm().clamp(min=1e-300))

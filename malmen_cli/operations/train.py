@@ -1,0 +1,120 @@
+"""Training an editor for a registered model and keeping it in the workspace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
+from malmen_cli.checkpoint.durable import fsync_folder, write_durably
+from malmen_cli.config import TrainingConfig
+from malmen_cli.errors import UsageError
+from malmen_cli.facts import FactSet
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, store
+from malmen_cli.operations.apply import environment
+from malmen_cli.operations.editors import DESCRIPTION, editor_files
+from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.models import load_base, match_tensor
+from malmen_cli.training.loop import Trained, Watcher, train
+from malmen_cli.training.rows import Split, split_rows
+
+
+@dataclass(frozen=True)
+class TrainedEditor:
+    """A new editor of the workspace, the run it came from and the rows it saw."""
+
+    record: EditorRecord
+    trained: Trained
+    split: Split
+
+
+def train_editor(
+    ledger: Ledger,
+    model: ModelRecord,
+    facts: FactSet,
+    config: TrainingConfig,
+    *,
+    layers: list[str] | None = None,
+    device: str = "cpu",
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> TrainedEditor:
+    """Meta-train an editor on a fact set at the model's base weights and add it to the ledger.
+
+    Args:
+        layers: globs over module paths; None edits the layers of the registration.
+        resume: go on with the interrupted run of the same model, facts, layers and settings.
+
+    Raises:
+        UsageError: nothing to resume, or a run without an end.
+    """
+    if config.steps is None and config.minutes is None:
+        raise UsageError("a run needs an end", remedy="Give --steps or --minutes.")
+    chosen = _layers(ledger, model, layers)
+    language_model = load_base(ledger, model, chosen, device)
+    split = split_rows(
+        facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
+    )
+    folder = run_folder(ledger, model, facts, config, chosen)
+    trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
+    log = {
+        "facts": facts.digest,
+        "fact_file": facts.source,
+        "rows": len(split.train),
+        "held_out": len(split.held_out),
+        "dropped_prompts": split.dropped,
+        "best_step": trained.progress.best_step,
+        "steps": trained.progress.step,
+        "facts_seen": trained.progress.facts,
+        "seconds": round(trained.progress.elapsed, 1),
+        "history": trained.progress.history,
+        **environment(device),
+    }
+    files = editor_files(trained.editor, model, chosen, config, log)
+    record = _keep(ledger, model, files)
+    shutil.rmtree(folder, ignore_errors=True)
+    return TrainedEditor(record, trained, split)
+
+
+def run_folder(
+    ledger: Ledger, model: ModelRecord, facts: FactSet, config: TrainingConfig, layers: list[TensorLayer]
+) -> Path:
+    """Where a run keeps its features and its resumable state: one folder per model, facts, layers and settings."""
+    identity = [model.base_digest, facts.digest, config.model_dump(mode="json"), [layer.name for layer in layers]]
+    return ledger.workspace.training / short(digest_json(identity))
+
+
+def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list[TensorLayer]:
+    if globs is None:
+        return layers_of(model.architecture)
+    from malmen_cli.language_models.language_model import LanguageModel
+
+    with ledger.read() as db:
+        if store.state(db, model.id) != {
+            name: model.manifest.tensors[name].digest for name in store.state(db, model.id)
+        }:
+            raise UsageError(
+                "other layers can be chosen only while the model is at its base", remedy="Revert its entries."
+            )
+    language_model = LanguageModel(model.path, layers=globs)
+    return [match_tensor(model.path, model.manifest, layer) for layer in language_model.layers]
+
+
+def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> EditorRecord:
+    """Put an editor's folder in place in one step, then its row; its id is the digest of what it holds."""
+    editor_id = short(digest_json({name: digest_bytes(data) for name, data in files.items()}))
+    final = ledger.workspace.editors / editor_id
+    if not final.exists():
+        temporary = ledger.workspace.editors / f".{editor_id}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, data in files.items():
+            write_durably(temporary / name, data)
+        fsync_folder(temporary)
+        temporary.rename(final)
+        fsync_folder(final.parent)
+    description = json.loads(files[DESCRIPTION])
+    scores = max(description["training"]["history"], key=lambda record: record["summary"])
+    return add_editor(ledger, model, editor_id, config={k: description[k] for k in ("layers", "config")}, scores=scores)
