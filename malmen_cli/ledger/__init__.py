@@ -11,7 +11,7 @@ from malmen_cli.ledger.active_set import (
     remaining,
     superseded_by,
 )
-from malmen_cli.ledger.database import Ledger
+from malmen_cli.ledger.database import Ledger, create_workspace
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import (
     EditorRecord,
@@ -35,7 +35,7 @@ from malmen_cli.ledger.registration import (
 from malmen_cli.ledger.sidecar import warning_about
 from malmen_cli.ledger.transactions import Settlement, commit_entry, revert_from_objects, settle, writing
 from malmen_cli.ledger.verify import Problem, Verification, verify_ledger
-from malmen_cli.ledger.workspace import Workspace, create_workspace, find_workspace
+from malmen_cli.ledger.workspace import Workspace, find_workspace
 
 __all__ = [
     "NOTHING_ACTIVE",

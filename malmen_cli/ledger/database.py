@@ -1,26 +1,41 @@
-"""The ledger's SQLite database: how it is opened, its transactions, and its failures in words.
+"""The ledger's database: making a workspace's, opening it, its transactions.
 
-Queries run on the standard library's sqlite3: importing SQLAlchemy takes longer than `malmen log` may take altogether.
 SQLAlchemy and Alembic own the schema (schema.py, migrations/) and are loaded only to create or upgrade it.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from urllib.parse import quote
 
-from malmen_cli.errors import Locked, MalmenError, UnusableLedger
+from malmen_cli.checkpoint.durable import fsync_folder
+from malmen_cli.errors import UnusableLedger, UsageError
+from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, connect, explained, schema_revision
 from malmen_cli.ledger.objects import ObjectStore
-from malmen_cli.ledger.workspace import Workspace
+from malmen_cli.ledger.workspace import FOLDER, Workspace, check_owner
 
-REVISIONS = ("0001",)  # of the schema, oldest first, as in migrations/versions
-SCHEMA_REVISION = REVISIONS[-1]
-BUSY_TIMEOUT = 30.0  # seconds to wait for another process's transaction
+
+def create_workspace(folder: Path) -> Workspace:
+    """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date."""
+    from malmen_cli.ledger.schema_upgrade import upgrade_schema
+
+    workspace = Workspace(folder.resolve() / FOLDER)
+    if workspace.root.exists():
+        check_owner(workspace)
+    try:
+        workspace.root.mkdir(mode=0o700, exist_ok=True)
+        for part in (workspace.objects, workspace.editors, workspace.training, workspace.checkpoints):
+            part.mkdir(exist_ok=True)
+        fsync_folder(workspace.root.parent)
+        fsync_folder(workspace.root)
+    except OSError as error:
+        remedy = "choose a folder that exists and that you may write in"
+        raise UsageError(f"cannot make a workspace in {folder}: {error.strerror}", remedy=remedy) from error
+    upgrade_schema(workspace)
+    return workspace
 
 
 class Ledger:
@@ -96,83 +111,3 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def connect(database: Path, *, writing: bool, foreign_keys: bool = True) -> sqlite3.Connection:
-    """A connection in autocommit mode (transactions are begun in words), with every safety of SQLite on.
-
-    Reading connections cannot write, not even by mistake. Raises UnusableLedger for what is not a sound database.
-    """
-    mode = "rwc" if writing else _reading_mode(database)
-    with explained(database):
-        connection = sqlite3.connect(
-            f"file:{quote(str(database))}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_TIMEOUT
-        )
-        try:
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA trusted_schema = OFF")
-            connection.execute("PRAGMA cell_size_check = ON")
-            connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
-            if writing:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-            else:
-                connection.execute("PRAGMA query_only = ON")
-        except BaseException:
-            connection.close()
-            raise
-    return connection
-
-
-def schema_revision(workspace: Workspace) -> str | None:
-    """The revision Alembic has recorded, read without loading Alembic; None for a workspace that has no ledger yet.
-
-    A workspace with objects had a ledger: raises UnusableLedger rather than let an empty one take its place.
-    """
-    if workspace.database.exists():
-        connection = connect(workspace.database, writing=False)
-        try:
-            with explained(workspace.database):
-                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
-                    rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
-                    return str(rows[0][0]) if rows else None
-        finally:
-            connection.close()
-    if next(iter(ObjectStore(workspace.objects)), None) is not None:
-        message = f"{workspace.root} holds objects, but its ledger.db is missing or empty"
-        raise UnusableLedger(message, remedy="restore ledger.db from a backup")
-    return None
-
-
-@contextmanager
-def explained(database: Path) -> Iterator[None]:
-    """Turn SQLite's errors into malmen's; IntegrityError passes, it belongs to whoever wrote the statement."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            message = f"{database} is busy with another process's transaction"
-            raise Locked(message, remedy="run the command again") from error
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            remedy = "check the disk's free space and health and the folder's permissions, then run the command again"
-            raise MalmenError(f"cannot use {database}: {error}", remedy=remedy) from error
-        remedy = "run malmen verify; restore the workspace from a backup if it is damaged"
-        raise UnusableLedger(f"{database} is damaged: {error}", remedy=remedy) from error
-
-
-def insert(db: sqlite3.Connection, table: str, **values: object) -> int:
-    """Insert one row and return its rowid. Table and column names are this program's own, values are bound."""
-    columns, marks = ", ".join(values), ", ".join("?" * len(values))
-    cursor = db.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", tuple(values.values()))
-    return int(cursor.lastrowid or 0)
-
-
-def _reading_mode(database: Path) -> str:
-    """`ro`; in a folder that cannot be written, where SQLite could not share its index of the log, also immutable."""
-    log = database.with_name(database.name + "-wal")
-    if os.access(database.parent, os.W_OK) or (log.exists() and log.stat().st_size):
-        return "ro"
-    return "ro&immutable=1"

@@ -15,7 +15,7 @@ from malmen_cli.errors import UsageError
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import store
 from malmen_cli.ledger.chain import entry_digest
-from malmen_cli.ledger.database import insert
+from malmen_cli.ledger.connection import insert
 from malmen_cli.ledger.records import Entry, Kind, ModelRecord, ParameterDelta, RowPack
 
 

@@ -16,7 +16,8 @@ from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import UsageError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import NOTHING_ACTIVE
-from malmen_cli.ledger.database import Ledger, insert
+from malmen_cli.ledger.connection import insert
+from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import insert_entry, now
 from malmen_cli.ledger.records import EditorRecord, ModelRecord
 from malmen_cli.ledger.sidecar import warning_about

@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from malmen_cli.ledger.database import SCHEMA_REVISION
+from malmen_cli.ledger.connection import SCHEMA_REVISION
 from malmen_cli.ledger.records import FIGURES
 
 __all__ = ["SCHEMA_REVISION", "metadata"]

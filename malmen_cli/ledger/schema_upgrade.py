@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 import malmen_cli
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.errors import UnusableLedger
-from malmen_cli.ledger.database import connect, explained, schema_revision
+from malmen_cli.ledger.connection import connect, explained, schema_revision
 from malmen_cli.ledger.workspace import Workspace
 
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import fsync_folder
-from malmen_cli.errors import NoWorkspace, UnusableLedger, UsageError
+from malmen_cli.errors import NoWorkspace, UnusableLedger
 
 FOLDER = ".malmen"
 VARIABLE = "MALMEN_WORKSPACE"
@@ -41,26 +40,6 @@ class Workspace:
         return self.root / "checkpoints"
 
 
-def create_workspace(folder: Path) -> Workspace:
-    """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date."""
-    from malmen_cli.ledger.schema_upgrade import upgrade_schema
-
-    workspace = Workspace(folder.resolve() / FOLDER)
-    if workspace.root.exists():
-        _check_owner(workspace)
-    try:
-        workspace.root.mkdir(mode=0o700, exist_ok=True)
-        for part in (workspace.objects, workspace.editors, workspace.training, workspace.checkpoints):
-            part.mkdir(exist_ok=True)
-        fsync_folder(workspace.root.parent)
-        fsync_folder(workspace.root)
-    except OSError as error:
-        remedy = "choose a folder that exists and that you may write in"
-        raise UsageError(f"cannot make a workspace in {folder}: {error.strerror}", remedy=remedy) from error
-    upgrade_schema(workspace)
-    return workspace
-
-
 def find_workspace(
     explicit: Path | None = None, cwd: Path | None = None, environ: Mapping[str, str] | None = None
 ) -> Workspace:
@@ -76,7 +55,7 @@ def find_workspace(
         workspace = _named(explicit.expanduser())
     else:
         workspace = _upwards((cwd or Path.cwd()).resolve()) or _of_user()
-    _check_owner(workspace)
+    check_owner(workspace)
     return workspace
 
 
@@ -105,7 +84,7 @@ def _of_user() -> Workspace:
     return workspace
 
 
-def _check_owner(workspace: Workspace) -> None:
+def check_owner(workspace: Workspace) -> None:
     """A workspace says what is written into checkpoints: never take a stranger's for one's own."""
     for path in (workspace.root, workspace.database):
         if path.exists() and path.stat().st_uid != os.geteuid():

@@ -41,7 +41,7 @@ from malmen_cli.ledger import (
     store,
     writing,
 )
-from malmen_cli.ledger.database import connect
+from malmen_cli.ledger.connection import connect
 
 EDITOR = "editor-1"
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a place where syncing costs nothing, if there is one

@@ -11,7 +11,7 @@ from ledger_world import dump, make_world
 
 from malmen_cli.errors import MalmenError, UnusableLedger
 from malmen_cli.ledger import Ledger, Workspace, create_workspace, store
-from malmen_cli.ledger.database import connect, insert
+from malmen_cli.ledger.connection import connect, insert
 
 DAMAGED_RANGES = ((16, 100), (4096, 80_000))  # the database's header; the pages after the first
 NUMBERS = "FROM settings WHERE key LIKE 'n%'"

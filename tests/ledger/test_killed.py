@@ -22,7 +22,7 @@ from safetensors_folders import file_digests, names_in
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.errors import MalmenError
 from malmen_cli.ledger import Ledger, Workspace, create_workspace, store, verify_ledger, writing
-from malmen_cli.ledger.database import connect
+from malmen_cli.ledger.connection import connect
 
 CALLS = ("pwrite", "fsync", "rename", "unlink", "ftruncate", "fchmod", "mkdir")
 STATEMENTS = ("COMMIT", "INSERT INTO entries", "UPDATE", "DELETE", "CREATE TABLE", "PRAGMA journal_mode")

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, inspect
 
 from malmen_cli.errors import UnusableLedger
 from malmen_cli.ledger import Ledger, Workspace
-from malmen_cli.ledger.database import REVISIONS, SCHEMA_REVISION, connect, schema_revision
+from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, connect, schema_revision
 from malmen_cli.ledger.schema import metadata
 from malmen_cli.ledger.schema_upgrade import alembic_config as program_config
 from malmen_cli.ledger.schema_upgrade import migration_engine, migrations_folder, upgrade_schema

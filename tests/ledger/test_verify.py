@@ -11,7 +11,7 @@ from safetensors_folders import EDITED
 
 from malmen_cli.errors import UnusableLedger
 from malmen_cli.ledger import Ledger, store, verify_ledger
-from malmen_cli.ledger.database import connect
+from malmen_cli.ledger.connection import connect
 
 
 @pytest.fixture
