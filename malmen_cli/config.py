@@ -1,7 +1,7 @@
 """Every setting that shapes an editor, frozen, with its unit; an unknown or impossible value is an error.
 
-The resolved configuration is stored with the editor, so that `malmen train --config editor.json`-style reuse and
-comparison need nothing else.
+The resolved configuration is stored with the editor, so that training the same way again
+(`malmen train --config`) needs nothing else.
 """
 
 from __future__ import annotations
@@ -28,14 +28,12 @@ class EditorConfig(_Frozen):
     blocks: int = Field(default=2, ge=1)  # per hyper-network
     normalise: Literal["layer", "shape"] = "layer"  # moments per layer, or shared by all layers of one shape (paper)
     step_size: Literal["log", "linear"] = "log"  # how eta is parametrised; linear is the paper's
-    initial_step_size: float | None = Field(
-        default=None, gt=0
-    )  # eta; None: from the layer's own values, see initial_change
-    initial_change: float = Field(default=0.1, gt=0)  # mean |d| at the start, as a share of the layer's mean |u W0|
+    initial_step_size: float | None = Field(default=None, gt=0)  # eta; None: as initial_change says
+    initial_change: float = Field(default=0.5, gt=0)  # mean |d| at the start, as a share of the layer's mean |u W0|
     initial_ridge: float | None = Field(default=None, gt=0)  # lambda; None: 0.01 of the keys' mean squared norm
     initial_strength: float = Field(default=4.0, gt=0)  # alpha / n at n = 32 rows
     initial_power: float = Field(default=0.75)  # p of alpha = c n^p
-    preserved_keys: int = Field(default=4096, ge=0)  # rows of K0, from unrelated prompts; 0 leaves the term out (paper)
+    preserved_keys: int = Field(default=8192, ge=0)  # rows of K0, from unrelated prompts; 0 leaves the term out (paper)
 
 
 class TrainingConfig(_Frozen):
@@ -48,12 +46,12 @@ class TrainingConfig(_Frozen):
     sample_size: bool = True  # n drawn log-uniformly from 1..facts_per_step; false: always the largest
     steps: int | None = Field(default=None, ge=1)  # optimiser steps
     minutes: float | None = Field(default=None, gt=0)  # wall time, where steps is not given
-    learning_rate: float = Field(default=1e-4, gt=0)  # Adam, hyper-network
+    learning_rate: float = Field(default=3e-4, gt=0)  # Adam, hyper-network
     scalar_learning_rate: float = Field(default=1e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
     decay: bool = True  # learning rates fall to 0 along a cosine over the run
     warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
-    locality: float = Field(default=1.0, ge=0)  # coefficient of the KL divergence on unrelated prompts
-    edit: float = Field(default=0.5, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
+    locality: float = Field(default=2.0, ge=0)  # coefficient of the KL divergence on unrelated prompts
+    edit: float = Field(default=1.0, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     reduction: Literal["fact", "batch"] = (
         "fact"  # mean over a step's facts; batch: token means summed per batch (paper)
@@ -83,6 +81,7 @@ PAPER = {
     "scalar_learning_rate": 1e-5,
     "decay": False,
     "warmup": 0.0,
+    "locality": 1.0,
     "edit": 0.0,
     "reduction": "batch",
     "editor_rows": 1024,

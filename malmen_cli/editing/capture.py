@@ -17,26 +17,21 @@ class Capture:
     The first module's output is made the leaf that gradients start from, so nothing below it is differentiated.
 
     Attributes:
-        inputs: one (batch, tokens, d_in) tensor per module. outputs: one (batch, tokens, d_out) tensor per module.
+        keys: one (batch, tokens, d_in) tensor per module. outputs: one (batch, tokens, d_out) tensor per module.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], *, gradients: bool) -> None:
-        self.inputs: list[Tensor] = []
+    def __init__(self, *, gradients: bool) -> None:
+        self.keys: list[Tensor] = []
         self.outputs: list[Tensor] = []
         self._gradients = gradients
-        self._modules = modules
 
     def _record(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        self.inputs.append(args[0].detach())
+        self.keys.append(args[0].detach())
         if self._gradients:
             if not output.requires_grad:
                 output = output.requires_grad_(True)
             self.outputs.append(output)
         return output
-
-    @property
-    def keys(self) -> list[Tensor]:
-        return self.inputs
 
     def value_grads(self, loss: Tensor) -> list[Tensor]:
         """dL/d(output) of every module, each (batch, tokens, d_out); frees the graph."""
@@ -51,7 +46,7 @@ def capturing(modules: Sequence[nn.Module], *, gradients: bool = True) -> Iterat
         modules: linear modules of a model whose parameters do not require gradients.
         gradients: also keep the outputs, to differentiate a loss with respect to them.
     """
-    capture = Capture(modules, gradients=gradients)
+    capture = Capture(gradients=gradients)
     handles = [module.register_forward_hook(capture._record) for module in modules]
     try:
         with torch.set_grad_enabled(gradients):

@@ -192,13 +192,15 @@ class _Apply:
         return lambda layer: [known[layer][edit] for edit in self.edits], fresh
 
     def out_of_range(self) -> list[str]:
-        """A warning where more facts are active than the editor was ever trained to edit at once."""
-        largest = self.record.config.get("config", {}).get("facts_per_step")
-        if not isinstance(largest, int) or len(self.edits) <= largest:
+        """A warning where the editor was never trained to edit as many, or as few, facts as are active at once."""
+        trained = self.record.config["config"]
+        largest = trained["facts_per_step"]
+        smallest = 1 if trained["sample_size"] else largest
+        if smallest <= len(self.edits) <= largest:
             return []
         return [
-            f"{len(self.edits):,} facts are active, and this editor was trained for 1 to {largest:,} at once: "
-            "expect a weaker edit"
+            f"{len(self.edits):,} facts are active, and this editor was trained for {smallest:,} to {largest:,} at "
+            "once: expect a poorer edit"
         ]
 
 

@@ -178,7 +178,7 @@ class _Run:
         """The learning rates' share at this point: a linear rise, then a cosine down to 0 where `decay` is set."""
         done, warmup = self.done(), self.config.warmup
         if done < warmup:
-            return max(done / warmup, 1 / (1 + self.progress.step) if self.progress.step else 0.01)
+            return max(done / warmup, 0.01)
         if not self.config.decay:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
