@@ -119,7 +119,7 @@ class Solution:
                 return top / self.ridge
             matrix = self._rows.T @ self._rows
             matrix.diagonal().add_(self.ridge)
-            factor = _Factor(matrix, self.ridge)
+            factor = _Factor(matrix)
         return top * _power_iteration(factor.solve, matrix)
 
     def gradients(self, keys: Float[Tensor, "n d_in"], param_grads: Float[Tensor, "d_in d_out"]) -> Gradients:
@@ -241,7 +241,7 @@ class NormalEquation:
             second_moment = self.preserved.second_moment.to(matrix.device)
             matrix.add_(second_moment, alpha=strength)
         matrix.diagonal().add_(ridge)
-        factor = _Factor(matrix, ridge)
+        factor = _Factor(matrix)
         shift = factor.solve(self._moment)
         return Solution(
             param_shift=shift,
@@ -266,7 +266,7 @@ class NormalEquation:
             value_diffs = torch.cat([value_diffs, value_diffs.new_zeros(len(anchors), self.d_out)])
         matrix = keys @ keys.T
         matrix.diagonal().add_(ridge)
-        factor = _Factor(matrix, ridge)
+        factor = _Factor(matrix)
         duals = factor.solve(value_diffs)
         shift = keys.T @ duals
         residual = _kernel_residual(matrix, ridge, keys, value_diffs, shift)
@@ -293,19 +293,21 @@ class NormalEquation:
 
 
 class _Factor:
-    """One factorisation of a symmetric positive definite matrix (its smallest eigenvalue is at least the ridge).
+    """One factorisation of a symmetric positive definite matrix.
 
     Cholesky, or where rounding has made the matrix indefinite (a ridge far below float64's resolution of it) the
-    eigendecomposition with the eigenvalues put back above the ridge.
+    eigendecomposition without the directions that rounding has wiped out: their eigenvalues are noise, and dividing
+    by them would make a shift that solves the equation and is larger than the wanted one by orders of magnitude.
     """
 
-    def __init__(self, matrix: Float[Tensor, "k k"], ridge: float) -> None:
+    def __init__(self, matrix: Float[Tensor, "k k"]) -> None:
         self.matrix = matrix
         self._eigen: tuple[Tensor, Tensor] | None = None
         self._lower, failed = torch.linalg.cholesky_ex(matrix)
         if int(failed) and bool(torch.isfinite(matrix).all()):
             values, vectors = torch.linalg.eigh(matrix)
-            self._eigen = (values.clamp(min=ridge), vectors)
+            known = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+            self._eigen = (values[known], vectors[:, known])
 
     def solve(self, right: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
         columns = right if right.ndim == 2 else right[:, None]

@@ -14,7 +14,7 @@ from malmen_cli.errors import UsageError
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, store
 from malmen_cli.operations.apply import environment
-from malmen_cli.operations.editors import DESCRIPTION, editor_files
+from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
 from malmen_cli.operations.models import load_base, match_tensor
 from malmen_cli.training.loop import Trained, Watcher, train
@@ -92,19 +92,27 @@ def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list
     from malmen_cli.language_models.language_model import LanguageModel
 
     with ledger.read() as db:
-        if store.state(db, model.id) != {
-            name: model.manifest.tensors[name].digest for name in store.state(db, model.id)
-        }:
-            raise UsageError(
-                "other layers can be chosen only while the model is at its base", remedy="Revert its entries."
-            )
+        state = store.state(db, model.id)
+    if any(digest != model.manifest.tensors[name].digest for name, digest in state.items()):
+        # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
+        raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
     language_model = LanguageModel(model.path, layers=globs)
     return [match_tensor(model.path, model.manifest, layer) for layer in language_model.layers]
 
 
 def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> EditorRecord:
-    """Put an editor's folder in place in one step, then its row; its id is the digest of what it holds."""
-    editor_id = short(digest_json({name: digest_bytes(data) for name, data in files.items()}))
+    """Put an editor's folder in place in one step, then its row.
+
+    Its id is the digest of what it is (tensors, base, layers, settings), not of how long that took: training the same
+    editor again finds the one that is there.
+    """
+    description = json.loads(files[DESCRIPTION])
+    identity = {name: description[name] for name in ("base", "layers", "config")}
+    editor_id = short(digest_json([identity, digest_bytes(files[TENSORS])]))
+    with ledger.read() as db:
+        for editor in store.editors(db, model.id):
+            if editor.id == editor_id:
+                return editor
     final = ledger.workspace.editors / editor_id
     if not final.exists():
         temporary = ledger.workspace.editors / f".{editor_id}.part"
@@ -112,9 +120,8 @@ def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> Editor
         temporary.mkdir()
         for name, data in files.items():
             write_durably(temporary / name, data)
-        fsync_folder(temporary)
         temporary.rename(final)
         fsync_folder(final.parent)
-    description = json.loads(files[DESCRIPTION])
     scores = max(description["training"]["history"], key=lambda record: record["summary"])
-    return add_editor(ledger, model, editor_id, config={k: description[k] for k in ("layers", "config")}, scores=scores)
+    config = {name: description[name] for name in ("layers", "config")}
+    return add_editor(ledger, model, editor_id, config=config, scores=scores)
