@@ -110,6 +110,8 @@ def _overlay(target: dict[str, Any], layer: dict[str, Any]) -> None:
     for key, value in layer.items():
         if isinstance(value, dict):
             inner = target.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise UsageError(f"training settings: {key} stands for a value and for a table")
             _overlay(inner, value)
         elif "." in key:
             outer, inner_key = key.split(".", 1)

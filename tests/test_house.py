@@ -87,3 +87,10 @@ def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_nothing_unpickles_or_phones_home() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text("utf-8")
+        for word in ("torch.load", "torch.save", "pickle", "wandb", "trust_remote_code=True"):
+            assert word not in text, f"{file}: {word}"

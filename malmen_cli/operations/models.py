@@ -13,6 +13,7 @@ from malmen_cli.checkpoint.manifest import Manifest, TensorRecord, read_manifest
 from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import UnsupportedModel, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
+from malmen_cli.ledger.registration import check_name
 from malmen_cli.operations.layers import TensorLayer, layers_of
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def register(
     """
     from malmen_cli.language_models.language_model import LanguageModel
 
+    check_name(name)
     manifest = read_manifest(folder)
     model = LanguageModel(folder, layers=layers)
     found = [match_tensor(folder, manifest, layer) for layer in model.layers]

@@ -119,7 +119,8 @@ class RowReader:
 
 def slices_of(fresh: Sequence[NewRows]) -> dict[str, dict[str, RowSlice]]:
     """Layer -> edit digest -> where the rows will lie once stored."""
-    return {
-        rows.layer: {span.edit_digest: RowSlice(digest_bytes(rows.data), span.start, span.count) for span in rows.spans}
-        for rows in fresh
-    }
+    slices = {}
+    for rows in fresh:
+        digest = digest_bytes(rows.data)
+        slices[rows.layer] = {span.edit_digest: RowSlice(digest, span.start, span.count) for span in rows.spans}
+    return slices

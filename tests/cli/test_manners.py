@@ -99,6 +99,14 @@ def test_settings_that_do_not_exist_are_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("name", ["a/b", "..", "-x", "", "a b", "a\n"])
+def test_names_that_cannot_be_folders_are_refused(tmp_path: Path, name: str) -> None:
+    malmen("init", cwd=tmp_path)
+    done = malmen("models", "add", "--", name, "model", cwd=tmp_path)
+    assert done.returncode == 2 and "cannot be a name" in done.stderr
+    assert json.loads(malmen("models", "list", "--json", cwd=tmp_path).stdout) == []
+
+
 def test_a_model_without_an_editor_names_the_train_command(tmp_path: Path) -> None:
     malmen("init", cwd=tmp_path)
     done = malmen("apply", "-", cwd=tmp_path, stdin='{"prompt": "A is", "target": "B"}\n')
