@@ -4,6 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Every call into the mathematics checks its shapes and dtypes; this must run before `malmen_cli.editing` is imported.
+install_import_hook("malmen_cli.editing", "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from malmen_cli.editing.capture import capturing
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    return net.requires_grad_(False)
+
+
+def texts() -> Tensor:
+    return torch.randn(2, 7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_keys_and_value_gradients_are_plain_autograds() -> None:
+    net, x = model(), texts()
+    with capturing([net[2], net[4]]) as capture:
+        loss = net(x).square().sum()
+    grads = capture.value_grads(loss)
+
+    key = net[1](net[0](x))
+    leaf = net[2](key).requires_grad_()
+    middle = net[3](leaf)
+    output = net[4](middle)
+    wanted = torch.autograd.grad(output.square().sum(), [leaf, output])
+    torch.testing.assert_close(capture.keys, [key, middle.detach()], rtol=0, atol=0)
+    torch.testing.assert_close(grads, list(wanted), rtol=1e-14, atol=0)
+
+
+def test_no_weight_gets_a_gradient_and_nothing_below_is_differentiated() -> None:
+    net, x = model(), texts()
+    with capturing([net[2], net[4]]) as capture:
+        capture.value_grads(net(x).sum())
+    assert all(p.grad is None for p in net.parameters())
+    assert capture.outputs[0].is_leaf and not any(keys.requires_grad for keys in capture.keys)
+
+
+def test_without_gradients_only_keys_are_kept_and_no_graph_is_built() -> None:
+    net, x = model(), texts()
+    with capturing([net[2]], gradients=False) as capture:
+        assert not net(x).requires_grad
+    assert len(capture.keys) == 1 and not capture.outputs
+
+
+def test_the_hooks_are_gone_afterwards_whatever_happens() -> None:
+    net, x = model(), texts()
+    with pytest.raises(RuntimeError, match="stop"), capturing([net[2], net[4]]) as capture:
+        net(x)
+        raise RuntimeError("stop")
+    assert not net(x).requires_grad and len(capture.keys) == 2

@@ -1,0 +1,251 @@
+"""The solve is right: optimal, equal to oracles, the same in every form and chunking, and it says when it is not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from solve_problems import FORMS, KINDS, Kind, Problem, exact_oracle, make, problems, relative, svd_oracle, theorem
+from torch import Tensor
+
+from malmen_cli.editing.normal_equation import CONDITION_LIMIT, Form, NormalEquation, PreservedKeys
+from malmen_cli.errors import NumericalFailure
+
+LAW = 1e-7
+PRESERVING = pytest.mark.parametrize("anchors", [0, 4, 40])
+
+
+class TestOptimality:
+    @theorem
+    @given(problems())
+    def test_the_objective_has_no_slope_at_the_shift(self, problem: Problem) -> None:
+        shift = problem.solve().param_shift
+        leaf = shift.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(problem.objective(leaf), leaf)
+        assert float(slope.norm()) <= 2 * LAW * float(problem.matrix.norm() * shift.norm() + problem.moment.norm())
+
+    @theorem
+    @given(problems(ridges=(-2, 4)))
+    def test_the_objective_is_the_oracles_and_a_step_aside_is_worse(self, problem: Problem) -> None:
+        shift = problem.solve().param_shift
+        least = float(problem.objective(svd_oracle(problem)))
+        assert float(problem.objective(shift)) == pytest.approx(least, rel=1e-9)
+        # f(S + E) = f(S) + <E, A E> exactly: so a wrong S shows, and the check above can fail.
+        aside = 1e-3 * shift.norm() * torch.ones_like(shift)
+        rise = float((aside * (problem.matrix @ aside)).sum())
+        assert float(problem.objective(shift + aside)) - least == pytest.approx(rise, rel=1e-3, abs=1e-9 * least)
+
+
+class TestAgainstOracles:
+    @theorem
+    @given(problems())
+    @example(make("random", 1, 24, 4, ridge=1e-6))
+    @example(make("random", 1, 1, 1, ridge=1e6))
+    def test_within_1e_5_of_the_svd_up_to_the_condition_limit(self, problem: Problem) -> None:
+        assume(float(torch.linalg.cond(problem.matrix)) <= CONDITION_LIMIT)
+        assert relative(problem.solve().param_shift, svd_oracle(problem)) <= 1e-5
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("n", [1, 6, 12])
+    def test_within_1e_5_of_exact_arithmetic_at_the_condition_limit(self, form: Form, kind: Kind, n: int) -> None:
+        problem = make(kind, n, 7, 2, seed=n)
+        ridge = float(torch.linalg.matrix_norm(problem.keys, 2)) ** 2 / (0.9 * CONDITION_LIMIT)
+        problem = Problem(problem.keys, problem.value_diffs, ridge)
+        assert relative(problem.solve(form).param_shift, exact_oracle(problem)) <= 1e-5
+
+
+class TestResidualLaw:
+    @theorem
+    @given(problems(), st.floats(0, 6))
+    def test_it_holds_for_any_ridge_and_keys_of_any_size(self, problem: Problem, magnitude: float) -> None:
+        problem = Problem(
+            problem.keys * 10**magnitude, problem.value_diffs, problem.ridge, problem.anchors, problem.strength
+        )
+        solution = problem.solve()
+        assert problem.law(solution.param_shift) <= LAW
+        assert solution.residual <= LAW
+
+    @pytest.mark.parametrize("scale", [1e1, 1e2, 1e3, 1e4, 1e6])
+    def test_it_holds_for_equal_keys_that_want_different_values(self, scale: float) -> None:
+        """Duals of the order D / lambda cancel in S = V^T X: unrefined, the law broke from cond(A) = 1e10 on."""
+        problem = make("conflicting", 10, 32, 5, ridge=1e-6)
+        problem = Problem(problem.keys * scale, problem.value_diffs, problem.ridge)
+        assert problem.law(problem.solve().param_shift) <= LAW
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("ridge", [1e-6, 1.0, 1e6])
+    def test_equal_keys_with_opposite_values_move_nothing(self, form: Form, ridge: float) -> None:
+        one = make("random", 3, 20, 4, ridge=ridge)
+        problem = Problem(torch.cat([one.keys, one.keys]), torch.cat([one.value_diffs, -one.value_diffs]), ridge)
+        assert float(problem.solve(form).param_shift.norm()) <= 1e-6 * float(one.solve(form).param_shift.norm())
+
+    @pytest.mark.parametrize(
+        ("kind", "n", "form"), [("repeated", 12, None), ("conflicting", 40, None), ("dead", 12, "primal")]
+    )
+    @pytest.mark.parametrize("scale", [1e6, 1e8])
+    def test_it_holds_where_cholesky_fails_and_the_shift_stays_the_wanted_one(
+        self, kind: Kind, n: int, form: Form | None, scale: float
+    ) -> None:
+        """Dividing by eigenvalues that are rounding also satisfied the law, by a shift 10^4 to 10^8 times too large."""
+        problem = make(kind, n, 30, 4, ridge=1e-6)
+        problem = Problem(problem.keys * scale, problem.value_diffs, problem.ridge)
+        assert int(torch.linalg.cholesky_ex(problem.solve(form)._factor.matrix).info), "not hard enough"
+        shift = problem.solve(form).param_shift
+        assert problem.law(shift) <= LAW
+        # So far below the squared keys, the ridge only chooses the least shift of those that fit best.
+        assert relative(shift, torch.linalg.pinv(problem.keys, rtol=1e-10) @ problem.value_diffs) <= 1e-6
+
+    @theorem
+    @given(problems(), st.integers(0, 2**32))
+    def test_a_wrong_shift_breaks_it(self, problem: Problem, seed: int) -> None:
+        shift = problem.solve().param_shift
+        assume(float(shift.norm()) > 0)
+        noise = torch.randn(shift.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        # Along A's largest eigenvector, where every wrong shift of this size must show.
+        top = torch.linalg.eigh(problem.matrix).eigenvectors[:, -1:]
+        wrong = shift + 1e-5 * shift.norm() * top @ noise[:1] / noise[:1].norm()
+        assert problem.law(wrong) > LAW
+
+
+class TestForms:
+    @theorem
+    @given(problems(ridges=(-3, 6)))
+    def test_kernel_is_primal(self, problem: Problem) -> None:
+        assume(float(torch.linalg.cond(problem.matrix)) <= 1e8)
+        kernel, primal = problem.solve("kernel"), problem.solve("primal")
+        assert (kernel.form, primal.form) == ("kernel", "primal")
+        assert relative(kernel.param_shift, primal.param_shift) <= 1e-7
+
+    @pytest.mark.parametrize(
+        ("n", "anchors", "form"),
+        [(1, 0, "kernel"), (9, 0, "kernel"), (10, 0, "primal"), (5, 4, "kernel"), (5, 5, "primal")],
+    )
+    def test_the_kernel_form_is_chosen_while_all_rows_are_fewer_than_columns(
+        self, n: int, anchors: int, form: Form
+    ) -> None:
+        assert make("random", n, 10, 2, anchors=anchors, strength=1.0).solve().form == form
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize(("n", "anchors"), [(6, 0), (20, 0), (50, 0), (6, 9), (20, 9), (6, 60)])
+    @pytest.mark.parametrize("ridge", [1e-3, 1e2])
+    def test_the_condition_number_is_estimated_from_just_below(
+        self, form: Form, n: int, anchors: int, ridge: float
+    ) -> None:
+        problem = make("random", n, 20, 3, ridge=ridge, anchors=anchors, strength=2.0)
+        wanted = float(torch.linalg.cond(problem.matrix))
+        assert 0.94 * wanted <= problem.solve(form).condition_number <= (1 + 1e-9) * wanted
+
+
+class TestStreaming:
+    @theorem
+    @given(problems(ridges=(-1, 6)), st.integers(1, 60), st.sampled_from([None, "kernel", "primal"]))
+    def test_any_chunks_are_one_shot(self, problem: Problem, chunk: int, form: Form | None) -> None:
+        assert relative(problem.solve(form, chunk).param_shift, problem.solve(form).param_shift) <= 1e-8
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_rows_may_follow_a_solve(self, kind: Kind) -> None:
+        problem = make(kind, 40, 12, 3)
+        equation = problem.equation()
+        for keys, value_diffs in zip(problem.keys.split(9), problem.value_diffs.split(9), strict=True):
+            shift = equation.update(keys, value_diffs).solve(ridge=problem.ridge).param_shift
+        assert equation.n == 40
+        assert relative(shift, problem.solve().param_shift) <= 1e-10
+
+    def test_memory_is_bounded_and_a_solve_past_d_in_keeps_no_row(self) -> None:
+        d_in, d_out = 12, 3
+        equation, sizes = NormalEquation(d_in, d_out), []
+        for seed in range(200):
+            chunk = make("random", 5, d_in, d_out, seed=seed)
+            equation.update(chunk.keys, chunk.value_diffs)
+            sizes.append(sum(x.numel() for x in held(equation)))
+        assert max(sizes) <= (d_in + d_in) * (d_in + d_out)
+        equation.solve(ridge=1.0)
+        assert sorted(x.shape for x in held(equation)) == [(d_in, d_out), (d_in, d_in)]
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+    def test_rows_of_any_dtype_are_summed_in_float64(self, dtype: torch.dtype) -> None:
+        problem = make("random", 30, 8, 3)
+        keys, value_diffs = problem.keys.to(dtype), problem.value_diffs.to(dtype)
+        found = NormalEquation(8, 3).update(keys, value_diffs).solve(ridge=1.0).param_shift
+        assert torch.equal(found, Problem(keys.double(), value_diffs.double()).solve().param_shift)
+
+
+def held(equation: NormalEquation) -> list[Tensor]:
+    """Every tensor that an equation without preserved keys holds on to."""
+    parts = [value for value in vars(equation).values() if isinstance(value, Tensor)]
+    return parts + [x for value in vars(equation).values() if isinstance(value, list) for row in value for x in row]
+
+
+class TestPreservedKeys:
+    @theorem
+    @given(st.integers(1, 12), st.integers(1, 60), st.integers(1, 20), st.integers(0, 2**32))
+    def test_more_rows_than_columns_are_compressed_without_changing_the_shift(
+        self, d_in: int, m: int, n: int, seed: int
+    ) -> None:
+        problem = make("random", n, d_in, 3, anchors=m, strength=5.0, seed=seed)
+        assert problem.anchors is not None
+        preserved = PreservedKeys(problem.anchors)
+        assert len(preserved.keys) == min(m, d_in) and preserved.count == m
+        assert relative(preserved.second_moment, problem.anchors.T @ problem.anchors / m) <= 1e-12
+        again = PreservedKeys(preserved.keys, count=m)
+        assert torch.equal(again.keys, preserved.keys) and again.count == m
+        assert relative(problem.solve().param_shift, torch.linalg.solve(problem.matrix, problem.moment)) <= 1e-9
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_compressing_half_precision_neither_rounds_nor_overflows(self, dtype: torch.dtype) -> None:
+        keys = (600 * make("random", 20_000, 4, 1).keys).to(dtype)
+        wanted = keys.double().T @ keys.double() / len(keys)
+        assert relative(PreservedKeys(keys).second_moment, wanted) <= 1e-6
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("form", FORMS)
+    def test_a_stronger_preservation_moves_preserved_values_less(self, kind: Kind, form: Form) -> None:
+        moved = []
+        for strength in (0.0, 0.1, 1.0, 10.0, 1e3, 1e6):
+            problem = make(kind, 8, 20, 3, anchors=6, strength=strength, ridge=0.1)
+            assert problem.anchors is not None
+            moved.append(float((problem.anchors @ problem.solve(form).param_shift).norm()))
+        assert moved == sorted(moved, reverse=True) and moved[-1] < 1e-3 * moved[0]
+
+    def test_without_strength_they_change_nothing(self) -> None:
+        problem = make("random", 8, 20, 3, anchors=30)
+        plain = Problem(problem.keys, problem.value_diffs)
+        assert torch.equal(problem.solve().param_shift, plain.solve().param_shift)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("where", ["keys", "value_diffs"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e200])
+    def test_rows_that_are_not_finite_or_overflow_are_a_numerical_failure(
+        self, form: Form, where: str, value: float
+    ) -> None:
+        problem = make("random", 6, 10, 3, anchors=2, strength=1.0)
+        getattr(problem, where)[2, 1] = value
+        with pytest.raises(NumericalFailure) as caught:
+            problem.solve(form)
+        assert caught.value.remedy
+
+    @pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])
+    def test_a_ridge_that_is_not_positive_and_finite(self, ridge: float) -> None:
+        with pytest.raises(NumericalFailure):
+            make("random", 6, 10, 3, ridge=ridge).solve()
+
+    @pytest.mark.parametrize("strength", [-1.0, math.nan, math.inf])
+    def test_a_preserved_strength_that_is_negative_or_not_finite(self, strength: float) -> None:
+        with pytest.raises(NumericalFailure):
+            make("random", 6, 10, 3, anchors=3, strength=strength).solve()
+
+    def test_misuse(self) -> None:
+        problem = make("random", 6, 10, 3)
+        with pytest.raises(ValueError, match="without preserved keys"):
+            problem.equation().update(problem.keys, problem.value_diffs).solve(ridge=1.0, preserved_strength=1.0)
+        with pytest.raises(ValueError, match="layer"):
+            NormalEquation(9, 3).update(problem.keys, problem.value_diffs)
+        for form in FORMS:
+            with pytest.raises(ValueError, match="without rows"):
+                problem.equation(form).solve(ridge=1.0)
