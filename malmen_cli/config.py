@@ -60,7 +60,7 @@ class TrainingConfig(_Frozen):
     editor_rows: int = Field(default=4096, ge=1)  # rows per hyper-network chunk
     held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
     max_held_out: int = Field(default=400, ge=1)  # rows
-    validate_every: int | None = Field(default=None, ge=1)  # steps; None: a tenth of the run
+    validate_every: int | None = Field(default=None, ge=1)  # steps; None: an eighth of the run
     save_every: int | None = Field(default=None, ge=1)  # steps between resumable states; None: with every validation
 
 

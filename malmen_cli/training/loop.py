@@ -26,6 +26,10 @@ from malmen_cli.training.step import Losses, MetaStep
 from malmen_cli.training.validation import Validation, validate, validation_sizes
 
 
+VALIDATIONS = 8
+"""Validations of a run whose settings do not say how often."""
+
+
 @dataclass(frozen=True)
 class StepReport:
     """What a step did, for display: `done` is the share of the run behind us, rate in facts per second."""
@@ -83,9 +87,10 @@ def train(
         run.resume(state)
     while not run.finished():
         run.step()
-        if run.due(config.validate_every) or run.finished():
+        validating = run.due(config.validate_every) or run.finished()
+        if validating:
             run.validate()
-        if run.due(config.save_every or config.validate_every) and not run.finished():
+        if not run.finished() and (run.due(config.save_every) if config.save_every else validating):
             run.save(state)
     return run.result()
 
@@ -133,12 +138,12 @@ class _Run:
         return self.done() >= 1
 
     def due(self, every: int | None) -> bool:
-        """Whether something that happens every so many steps, or every tenth of the run, is due now."""
+        """Whether something that happens every so many steps, or every `VALIDATIONS`th of the run, is due now."""
         if every is not None:
             return self.progress.step % every == 0
         if self.config.steps is not None:
-            return self.progress.step % max(1, self.config.steps // 10) == 0
-        return self.done() >= self._validated_at + 0.1
+            return self.progress.step % max(1, self.config.steps // VALIDATIONS) == 0
+        return self.done() >= self._validated_at + 1 / VALIDATIONS
 
     # What happens in it ------------------------------------------------------------------------------------------
 
