@@ -25,7 +25,6 @@ from malmen_cli.training.state import Progress, load_state, save_state
 from malmen_cli.training.step import Losses, MetaStep
 from malmen_cli.training.validation import Validation, validate, validation_sizes
 
-
 VALIDATIONS = 8
 """Validations of a run whose settings do not say how often."""
 
