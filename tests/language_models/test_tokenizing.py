@@ -1,0 +1,105 @@
+"""Which tokens of a text are supervised, and how texts are laid out in padded batches."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import CITIES, POSITIONS, make_facts, tiny_tokenizer
+from tokenizers import processors
+from transformers import ByT5Tokenizer
+
+from malmen_cli.errors import UsageError
+from malmen_cli.language_models.tokenizing import Tokenizing, Tokens
+
+PROMPT = "The capital of Bakeli is"
+
+
+def tokenizing(*, adds_bos: bool = False, limit: int | None = POSITIONS) -> Tokenizing:
+    return Tokenizing(tiny_tokenizer(adds_bos=adds_bos), limit)
+
+
+def target_text(tokens: Tokens) -> str:
+    text: str = tiny_tokenizer().decode(tokens.ids[tokens.start :], clean_up_tokenization_spaces=False)
+    return text
+
+
+class TestSupervisedTokens:
+    @pytest.mark.parametrize("adds_bos", [False, True])
+    @pytest.mark.parametrize("target", CITIES)
+    def test_are_those_of_the_target_with_its_leading_space(self, target: str, adds_bos: bool) -> None:
+        tokens = tokenizing(adds_bos=adds_bos)(PROMPT, target)
+        assert target_text(tokens) == f" {target}"
+        assert tokens.supervised == len(tokens.ids) - tokens.start == len(tiny_tokenizer()(f" {target}")["input_ids"])
+
+    def test_are_one_for_a_common_word_and_several_for_a_rare_one(self) -> None:
+        assert tokenizing()(PROMPT, "Paris").supervised == 1
+        assert tokenizing()(PROMPT, "Ouagadougou").supervised > 1
+
+    @pytest.mark.parametrize(("prompt", "target"), [(f"{PROMPT} ", "Paris"), (PROMPT, " Paris")])
+    def test_do_not_depend_on_which_side_holds_the_space(self, prompt: str, target: str) -> None:
+        assert tokenizing()(prompt, target) == tokenizing()(PROMPT, "Paris")
+
+    def test_follow_the_beginning_token_that_a_tokenizer_adds(self) -> None:
+        plain, with_bos = tokenizing()(PROMPT, "Paris"), tokenizing(adds_bos=True)(PROMPT, "Paris")
+        assert with_bos.ids == (tiny_tokenizer().bos_token_id, *plain.ids)
+        assert with_bos.start == plain.start + 1
+
+    def test_leave_out_the_end_token_that_a_tokenizer_adds(self) -> None:
+        tokenizer = tiny_tokenizer.__wrapped__()  # one of our own: the shared one must not change
+        eos = tokenizer.eos_token_id
+        tokenizer.backend_tokenizer.post_processor = processors.Sequence(
+            [processors.ByteLevel(), processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", eos)])]
+        )
+        assert tokenizer("Paris")["input_ids"][-1] == eos
+        assert Tokenizing(tokenizer, POSITIONS)(PROMPT, "Paris") == tokenizing()(PROMPT, "Paris")
+
+    @settings(deadline=None, max_examples=60)
+    @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=8).map(str.strip).filter(bool))
+    def test_hold_all_of_any_target_and_the_ids_are_those_of_running_text(self, prompt: str, target: str) -> None:
+        # With a beginning token there is something before the target whatever the prompt.
+        tokens = tokenizing(adds_bos=True, limit=None)(prompt, target)
+        joint = prompt + ("" if prompt[-1].isspace() else " ") + target
+        assert list(tokens.ids) == tiny_tokenizer(adds_bos=True)(joint)["input_ids"]
+        assert target_text(tokens).endswith(target)
+        assert len(target_text(tokens)) <= len(target) + 1 or prompt[-1].isspace()
+
+
+class TestRefusals:
+    def test_a_text_of_all_positions_fits_and_one_token_more_does_not(self) -> None:
+        limit = len(tokenizing()(PROMPT, "Paris").ids) - 1  # the last token is predicted, not read
+        assert tokenizing(limit=limit)(PROMPT, "Paris").supervised == 1
+        with pytest.raises(UsageError, match=f"{limit + 1} tokens where the model has {limit - 1} positions"):
+            tokenizing(limit=limit - 1)(PROMPT, "Paris")
+        assert tokenizing(limit=limit - 1).fits(PROMPT, "Paris") is None
+
+    @pytest.mark.parametrize(("prompt", "target"), [("", "Paris"), (PROMPT, ""), (PROMPT, " "), ("", "")])
+    def test_nothing_to_supervise_or_nothing_to_predict_it_from(self, prompt: str, target: str) -> None:
+        with pytest.raises(UsageError, match="nothing to supervise"):
+            tokenizing()(prompt, target)
+
+    def test_a_tokenizer_without_character_offsets(self) -> None:
+        with pytest.raises(UsageError, match="no character offsets"):
+            Tokenizing(ByT5Tokenizer(), None)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 200, 10_000])
+class TestBatches:
+    def test_hold_every_text_once_within_the_budget(self, batch_tokens: int) -> None:
+        texts = [tokenizing()(fact.prompt, fact.target) for fact in make_facts(11)]
+        batches = list(tokenizing().batches(texts, batch_tokens))
+        assert sorted(row for batch in batches for row in batch.rows) == list(range(11))
+        assert all(batch.input_ids.numel() <= batch_tokens or len(batch.rows) == 1 for batch in batches)
+        assert {1: 11, 10_000: 1}.get(batch_tokens, len(batches)) == len(batches)
+
+    def test_mark_the_positions_before_the_supervised_tokens(self, batch_tokens: int) -> None:
+        texts = [tokenizing()(fact.prompt, fact.target) for fact in make_facts(11)]
+        for batch in tokenizing().batches(texts, batch_tokens):
+            for place, row in enumerate(batch.rows):
+                text, of_text = texts[row], batch.text == place
+                inputs = int(batch.attention_mask[place].sum())
+                assert batch.input_ids[place, :inputs].tolist() == list(text.ids[:-1])
+                assert batch.labels[of_text].tolist() == list(text.ids[text.start :])
+                first = place * batch.input_ids.shape[1] + text.start - 1
+                assert batch.positions[of_text].tolist() == list(range(first, first + text.supervised))
+                assert float(batch.weight[of_text].sum()) == pytest.approx(1)

@@ -1,0 +1,68 @@
+"""Settings: recipe, then file, then flags; whatever is unknown or impossible is an error in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from malmen_cli.config import PAPER, TrainingConfig, resolve_training
+from malmen_cli.errors import UsageError
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_recipe(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"learning_rate": 0.5, "clip": 2, "editor": {"rank": 3}, "editor.blocks": 4}')
+    flags = {"clip": 3.0, "editor.rank": 5, "locality": None}
+    settings = resolve_training("paper", file, flags)
+    assert (settings.learning_rate, settings.clip, settings.locality) == (0.5, 3.0, 1.0)
+    assert (settings.editor.rank, settings.editor.blocks) == (5, 4)
+    assert settings.editor.step_size == "linear"  # the recipe's, which neither file nor flag names
+    assert resolve_training("paper", None, {}).editor.rank == 1920  # a resolution leaves the recipe as it was
+
+
+def test_toml_says_the_same_as_json(tmp_path: Path) -> None:
+    (tmp_path / "s.json").write_text('{"steps": 7, "sample_size": false, "editor": {"initial_change": 0.2}}')
+    (tmp_path / "s.toml").write_text("steps = 7\nsample_size = false\n[editor]\ninitial_change = 0.2\n")
+    by_json, by_toml = (resolve_training("malmen", tmp_path / name, {}) for name in ("s.json", "s.toml"))
+    assert by_json == by_toml == TrainingConfig(steps=7, sample_size=False, editor={"initial_change": 0.2})
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
+    settings = resolve_training("paper", None, {"steps": 3})
+    (tmp_path / "s.json").write_text(settings.model_dump_json())
+    assert resolve_training("malmen", tmp_path / "s.json", {}) == settings
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    settings = resolve_training("paper", None, {})
+    assert settings.model_dump(include=set(PAPER)) | {"editor": PAPER["editor"]} == PAPER
+    assert (settings.editor.preserved_keys, settings.reduction, settings.clip) == (0, "batch", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ('{"learning_rat": 1}', "learning_rat"),
+        ('{"editor": {"rnk": 1}}', "editor.rnk"),
+        ('{"editor.rnk": 1}', "editor.rnk"),
+        ('{"clip": -1}', "clip"),
+        ('{"clip": NaN}', "clip"),
+        ('{"held_out": 1}', "held_out"),
+        ('{"steps": "many"}', "steps"),
+        ('{"editor": 3}', "editor"),
+        ('{"editor": 3, "editor.rank": 3}', "editor"),
+        ('{"clip": {"value": 1}}', "clip"),
+        ("[1, 2]", "no table"),
+        ("{", "s.json"),
+    ],
+)
+def test_what_cannot_be_meant_is_named(tmp_path: Path, text: str, named: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(UsageError, match=named):
+        resolve_training("malmen", tmp_path / "s.json", {})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"absent\.toml"):
+        resolve_training("malmen", tmp_path / "absent.toml", {})

@@ -1,0 +1,149 @@
+"""The loop: it learns, visits every row once an epoch, and goes on after SIGKILL as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from meta_training import training_config
+from safetensors import safe_open
+from tiny_models import (
+    LAYERS,
+    World,
+    load,
+    make_facts,
+    make_world,
+    run_malmen,
+    save_tiny_model,
+    start_malmen,
+    write_facts,
+)
+
+from malmen_cli.config import TrainingConfig, resolve_training
+from malmen_cli.errors import UsageError
+from malmen_cli.training.loop import StepReport, Trained, Watcher, _Run, train
+from malmen_cli.training.rows import Split, split_rows
+
+
+def train_tiny(folder: Path, config: TrainingConfig, facts: int = 24) -> tuple[Trained, list[StepReport], Split]:
+    model = load(save_tiny_model(folder / "model"), float64=False)
+    split = split_rows(make_facts(facts), model.tokenizing, share=config.held_out, largest=400, seed=config.seed)
+    reports: list[StepReport] = []
+    return train(model, split, config, folder / "run", watcher=Watcher(step=reports.append)), reports, split
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_editor(tmp_path: Path) -> None:
+    rates = {"learning_rate": 3e-2, "scalar_learning_rate": 1e-1}
+    # Every step edits all rows, so that the losses of two steps compare.
+    everything = {"facts_per_step": 24, "sample_size": False}
+    trained, reports, _ = train_tiny(tmp_path, training_config(steps=40, validate_every=10, **rates, **everything))
+    assert reports[-1].losses.total < 0.8 * reports[0].losses.total
+    history = trained.progress.history
+    assert [record["step"] for record in history] == [10, 20, 30, 40]
+    assert trained.progress.best == max(record["summary"] for record in history)
+    assert trained.progress.best_step == max(history, key=lambda record: record["summary"])["step"]
+    assert reports[-1].done == 1
+    assert all(torch.isfinite(tensor).all() for tensor in trained.editor.tensors().values())
+
+
+def test_each_step_takes_1_to_n_rows_and_each_epoch_every_row_once(tmp_path: Path) -> None:
+    config = training_config(steps=1000)
+    model = load(save_tiny_model(tmp_path / "model"), float64=False)
+    split = split_rows(make_facts(24), model.tokenizing, share=config.held_out, largest=400, seed=0)
+    run = _Run(model, split, config, tmp_path / "run", Watcher())
+    seen: dict[int, Counter[int]] = {}
+    sizes = Counter[int]()
+    while run.progress.epoch < 12:
+        texts = run._next_texts()
+        seen.setdefault(run.progress.epoch, Counter()).update(texts)
+        sizes[len(texts)] += 1
+        run.progress.step += 1
+    del seen[12]  # begun, not finished
+    everything = Counter(range(len(split.train)))
+    assert all(epoch == everything for epoch in seen.values())
+    assert set(sizes) == set(range(1, 9))
+    assert sizes[1] > sizes[8]  # drawn log-uniformly
+
+
+def test_the_paper_recipe_trains(tmp_path: Path) -> None:
+    config = resolve_training("paper", None, {"steps": 3, "validate_every": 1, "save_every": 1, "editor.rank": 8})
+    trained, reports, split = train_tiny(tmp_path, config)
+    assert [report.facts for report in reports] == [len(split.train)] * 3  # always the largest size there is
+    assert trained.editor.step_size_kind == "linear"
+    assert trained.editor.preserved == [None] * (LAYERS - 1)
+    first, second = trained.editor.normalizers
+    assert torch.equal(first.mean, second.mean)  # moments shared by layers of one shape
+    rows = sum(row.edit.supervised for row in split.train)
+    assert first.count == 2 * rows
+
+
+class TestResuming:
+    # One validation, at the end: the editor that is kept has gone through every step.
+    ARGUMENTS = ("--steps", "24", "--save-every", "3", "--validate-every", "24", "--rank", "4", "--facts-per-step", "6")
+
+    @pytest.fixture
+    def world(self, tmp_path: Path) -> World:
+        return make_world(tmp_path, training=None)
+
+    def train(self, world: World, facts: Path, *more: str) -> dict[str, Any]:
+        """Train to the end; returns what `--json` says of it."""
+        status, out, err = run_malmen(world, "train", facts, "--device", "cpu", "--json", *self.ARGUMENTS, *more)
+        assert status == 0, err
+        said: dict[str, Any] = json.loads(out)
+        return said
+
+    def test_after_sigkill_gives_the_editor_of_an_uninterrupted_run_bit_for_bit(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        facts = write_facts(tmp_path / "facts.jsonl", make_facts(30))
+        whole = self.train(world, facts)
+        with start_malmen(world, "train", facts, "--device", "cpu", *self.ARGUMENTS) as process:
+            while process.poll() is None and not list(world.workspace.training.glob("*/state.safetensors")):
+                time.sleep(0.002)
+            process.kill()
+        [state] = world.workspace.training.glob("*/state.safetensors")
+        with safe_open(state, framework="pt") as file:
+            done = json.loads(file.metadata()["progress"])["step"]
+        assert 0 < done < 24, "it was not killed midway"
+        resumed = self.train(world, facts, "--resume")
+        assert resumed["editor"] == whole["editor"]  # the id is a digest of the editor's bytes
+        assert whole["best_step"] == resumed["best_step"] == 24
+        assert not list(world.workspace.training.iterdir())  # a finished run leaves nothing to resume
+        # A control: were all editors alike, equality would say nothing.
+        assert self.train(world, facts, "--seed", "1")["editor"] != whole["editor"]
+
+    def test_keeps_the_best_editor_and_the_history_of_before(self, tmp_path: Path) -> None:
+        config = training_config(steps=12, validate_every=2, save_every=5)
+        model = load(save_tiny_model(tmp_path / "model"), float64=False)
+        split = split_rows(make_facts(16), model.tokenizing, share=config.held_out, largest=4, seed=0)
+        whole = train(model, split, config, tmp_path / "whole")
+
+        def stop(report: StepReport) -> None:
+            if report.step == 9:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(model, split, config, tmp_path / "stopped", watcher=Watcher(step=stop))
+        again: list[StepReport] = []
+        resumed = train(model, split, config, tmp_path / "stopped", resume=True, watcher=Watcher(step=again.append))
+        assert [report.step for report in again] == list(range(6, 13))
+        tensors, expected = resumed.editor.tensors(), whole.editor.tensors()
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+        timeless = [
+            [{key: value for key, value in record.items() if key != "seconds"} for record in run.progress.history]
+            for run in (resumed, whole)
+        ]
+        assert timeless[0] == timeless[1]
+        assert len(timeless[0]) == 6
+
+    def test_nothing_is_an_error(self, tmp_path: Path) -> None:
+        model = load(save_tiny_model(tmp_path / "model"), float64=False)
+        split = split_rows(make_facts(8), model.tokenizing, share=0.2, largest=4, seed=0)
+        with pytest.raises(UsageError, match="no interrupted run"):
+            train(model, split, training_config(steps=2), tmp_path / "run", resume=True)

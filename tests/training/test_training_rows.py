@@ -1,0 +1,75 @@
+"""Rows are split by subject, and each fact's prompts become tokens or are counted as dropped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tiny_models import POSITIONS, make_fact, make_facts, tiny_tokenizer
+
+from malmen_cli.errors import UsageError
+from malmen_cli.facts import Fact
+from malmen_cli.language_models.tokenizing import Tokenizing
+from malmen_cli.training.rows import Split, split_rows
+
+TOKENIZING = Tokenizing(tiny_tokenizer(), POSITIONS)
+
+
+def split(facts: list[Fact], share: float = 0.25, largest: int = 400, seed: int = 0) -> Split:
+    return split_rows(facts, TOKENIZING, share=share, largest=largest, seed=seed)
+
+
+def prompts(rows: list) -> set[tuple[int, ...]]:
+    return {row.edit.ids for row in rows}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_subject_is_on_both_sides(seed: int) -> None:
+    # Three facts a subject, told by the prompt they begin with.
+    facts = [
+        replace(make_fact(i), prompt=f"{start} {make_fact(i).subject} is")
+        for i in range(10)
+        for start in ("The capital of", "The language of", "The river of")
+    ]
+    by_subject = {
+        f.subject: {TOKENIZING(g.prompt, g.target).ids for g in facts if g.subject == f.subject} for f in facts
+    }
+    found = split(facts, seed=seed)
+    train, held_out = prompts(found.train), prompts(found.held_out)
+    assert len(found.train) + len(found.held_out) == len(facts)
+    assert all(ids <= train or ids <= held_out for ids in by_subject.values())
+    assert len(found.held_out) == 9  # a quarter of 30, in whole subjects
+    assert prompts(split(facts, seed=seed + 1).held_out) != held_out
+
+
+def test_facts_without_a_subject_count_by_prompt() -> None:
+    found = split([replace(fact, subject=None) for fact in make_facts(8)])
+    assert (len(found.train), len(found.held_out)) == (6, 2)
+
+
+def test_at_least_one_and_at_most_so_many_rows_are_held_out() -> None:
+    assert len(split(make_facts(12), share=0.001).held_out) == 1
+    assert len(split(make_facts(12), share=0.9, largest=3).held_out) == 3
+    assert len(split(make_facts(2), share=0.99).train) == 1
+
+
+def test_one_subject_cannot_be_split() -> None:
+    with pytest.raises(UsageError, match="two subjects"):
+        split([replace(fact, subject="the same") for fact in make_facts(4)])
+
+
+def test_a_fact_without_rephrases_is_its_own_equivalent_and_what_does_not_fit_is_counted() -> None:
+    long = "a very long word " * 30
+    facts = [
+        *make_facts(6),
+        replace(make_fact(6), rephrases=()),
+        replace(make_fact(7), rephrases=(long, make_fact(7).rephrases[0])),
+        replace(make_fact(8), prompt=long),
+    ]
+    found = split(facts)
+    assert found.dropped == 2
+    rows = {row.edit.ids: row for row in found.train + found.held_out}
+    assert len(rows) == 8
+    bare = rows[TOKENIZING(facts[6].prompt, facts[6].target).ids]
+    assert bare.equivalent == (bare.edit,)
+    assert all(len(row.equivalent) == len(row.unrelated) == 1 for row in rows.values())
