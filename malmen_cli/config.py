@@ -43,14 +43,14 @@ class TrainingConfig(_Frozen):
     seed: int = Field(default=0, ge=0)
     editor: EditorConfig = EditorConfig()
     facts_per_step: int = Field(default=256, ge=1)  # the largest n
-    sample_size: bool = True  # n drawn log-uniformly from 1..facts_per_step; false: always the largest
+    sample_size: bool = True  # n drawn anew each step, 1 to facts_per_step; false: always the largest
     steps: int | None = Field(default=None, ge=1)  # optimiser steps
     minutes: float | None = Field(default=None, gt=0)  # wall time, where steps is not given
     learning_rate: float = Field(default=3e-4, gt=0)  # Adam, hyper-network
     scalar_learning_rate: float = Field(default=1e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
     decay: bool = True  # learning rates fall to 0 along a cosine over the run
     warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
-    locality: float = Field(default=2.0, ge=0)  # coefficient of the KL divergence on unrelated prompts
+    locality: float = Field(default=1.2, ge=0)  # coefficient of the KL divergence on unrelated prompts
     edit: float = Field(default=1.0, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     reduction: Literal["fact", "batch"] = (
@@ -60,7 +60,7 @@ class TrainingConfig(_Frozen):
     editor_rows: int = Field(default=4096, ge=1)  # rows per hyper-network chunk
     held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
     max_held_out: int = Field(default=400, ge=1)  # rows
-    validate_every: int | None = Field(default=None, ge=1)  # steps; None: an eighth of the run
+    validate_every: int | None = Field(default=None, ge=1)  # steps; None: a fifth of the run
     save_every: int | None = Field(default=None, ge=1)  # steps between resumable states; None: with every validation
 
 

@@ -78,7 +78,7 @@ def train(
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Padded tokens per model batch.")] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share of rows kept for validation.")] = None,
     validate_every: Annotated[
-        int | None, typer.Option("--validate-every", help="Steps (default: an eighth of the run).")
+        int | None, typer.Option("--validate-every", help="Steps (default: a fifth of the run).")
     ] = None,
     save_every: Annotated[
         int | None, typer.Option("--save-every", help="Steps between resumable states (default: with each validation).")

@@ -197,7 +197,7 @@ class LanguageModel:
                 logits = self.logits(batch)
                 grads = []
                 if gradients:
-                    losses = nn.functional.cross_entropy(logits.float(), batch.labels, reduction="none")
+                    losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
                     grads = [_at(g, batch) for g in capture.value_grads((losses * batch.weight).sum())]
             keys = [_at(u, batch) for u in capture.keys]
             counts = torch.bincount(batch.text, minlength=len(batch.rows)).tolist()
@@ -241,6 +241,11 @@ class LanguageModel:
         return text.strip().split("\n")[0]
 
 
+def wide(logits: Tensor) -> Tensor:
+    """Logits in at least float32, the dtype that losses are taken in."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def _at(x: Tensor, batch: Batch) -> Tensor:
     return x.reshape(-1, x.shape[-1])[batch.positions]
 
@@ -277,4 +282,15 @@ def _load(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
             f"{folder}: transformers cannot load it as a causal model: {error}".splitlines()[0],
             remedy="A folder with config.json, tokenizer.json and model.safetensors is needed.",
         ) from None
+    _fuse_activations(model)
     return model, tokenizer
+
+
+def _fuse_activations(model: nn.Module) -> None:
+    """Swap GPT-2's hand-written tanh GELU for torch's: the same function in one pass over memory instead of eight."""
+    from transformers.activations import NewGELUActivation
+
+    for parent in model.modules():
+        for name, child in parent.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(parent, name, nn.GELU(approximate="tanh"))

@@ -12,7 +12,7 @@ from malmen_cli.checkpoint.durable import fsync_folder, write_durably
 from malmen_cli.config import TrainingConfig
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import FactSet
-from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, store
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
@@ -112,6 +112,7 @@ def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> Editor
     with ledger.read() as db:
         for editor in store.editors(db, model.id):
             if editor.id == editor_id:
+                check_editor(ledger, editor)
                 return editor
     final = ledger.workspace.editors / editor_id
     if not final.exists():

@@ -19,7 +19,7 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import Solution
 from malmen_cli.errors import NumericalFailure
-from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.language_model import LanguageModel, wide
 from malmen_cli.language_models.tokenizing import Batch, Tokens
 from malmen_cli.training.features import Features
 from malmen_cli.training.rows import TrainingRow
@@ -118,7 +118,7 @@ class MetaStep:
     def _cross_entropy(self, texts: Sequence[Tokens], coefficient: float) -> float:
         total = 0.0
         for batch in self.model.batches(texts, self.config.batch_tokens):
-            losses = cross_entropy(self.model.logits(batch).float(), batch.labels, reduction="none")
+            losses = cross_entropy(wide(self.model.logits(batch)), batch.labels, reduction="none")
             loss = coefficient * (losses * self._weights(batch)).sum()
             loss.backward()
             total += float(loss.detach())
@@ -130,8 +130,8 @@ class MetaStep:
         for batch in self.model.batches(texts, self.config.batch_tokens):
             with torch.no_grad():
                 hidden = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
-                log_base = self.model.head_logits(hidden).float().log_softmax(1)
-            log_edited = self.model.logits(batch).float().log_softmax(1)
+                log_base = wide(self.model.head_logits(hidden)).log_softmax(1)
+            log_edited = wide(self.model.logits(batch)).log_softmax(1)
             divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
             loss = coefficient * (divergences * self._weights(batch)).sum()
             loss.backward()

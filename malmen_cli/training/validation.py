@@ -10,7 +10,7 @@ from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.step import MetaStep
 
 SIZES = (1, 8, 64, 256, 1024)
-REPEATS = 4
+REPEATS = 2
 """Most sets of one size that are scored."""
 
 
