@@ -198,7 +198,7 @@ class LanguageModel:
                 grads = []
                 if gradients:
                     losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
-                    grads = [_at(g, batch) for g in capture.value_grads((losses * batch.weight).sum())]
+                    grads = [_at(g, batch) for g in capture.value_grads((losses / batch.count).sum())]
             keys = [_at(u, batch) for u in capture.keys]
             counts = torch.bincount(batch.text, minlength=len(batch.rows)).tolist()
             yield batch, Rows(keys, grads, counts)

@@ -40,7 +40,8 @@ class Batch:
     Attributes:
         rows: (b,) which texts of the list these are. input_ids, attention_mask: (b, t).
         positions: (n,) flat indices into b * t of the positions that predict supervised tokens, text by text.
-        labels: (n,) the supervised tokens. text: (n,) index within the batch, and weight: (n,) 1 / supervised tokens.
+        labels: (n,) the supervised tokens. text: (n,) index within the batch, and count: (n,) supervised tokens, of the
+            text that a position belongs to.
     """
 
     rows: tuple[int, ...]
@@ -49,7 +50,7 @@ class Batch:
     positions: Tensor
     labels: Tensor
     text: Tensor
-    weight: Tensor
+    count: Tensor
 
     def to(self, device: torch.device) -> Batch:
         return Batch(
@@ -59,7 +60,7 @@ class Batch:
             positions=self.positions.to(device),
             labels=self.labels.to(device),
             text=self.text.to(device),
-            weight=self.weight.to(device),
+            count=self.count.to(device),
         )
 
 
@@ -128,7 +129,7 @@ class Tokenizing:
         positions: list[int] = []
         labels: list[int] = []
         text: list[int] = []
-        weight: list[float] = []
+        count: list[int] = []
         for i, (_, tokens) in enumerate(texts):
             inputs = len(tokens.ids) - 1
             input_ids[i, :inputs] = torch.tensor(tokens.ids[:-1])
@@ -136,7 +137,7 @@ class Tokenizing:
             positions += range(i * length + tokens.start - 1, i * length + inputs)
             labels += tokens.ids[tokens.start :]
             text += [i] * tokens.supervised
-            weight += [1 / tokens.supervised] * tokens.supervised
+            count += [tokens.supervised] * tokens.supervised
         return Batch(
             rows=tuple(row for row, _ in texts),
             input_ids=input_ids,
@@ -144,5 +145,5 @@ class Tokenizing:
             positions=torch.tensor(positions),
             labels=torch.tensor(labels),
             text=torch.tensor(text),
-            weight=torch.tensor(weight),
+            count=torch.tensor(count),
         )

@@ -119,7 +119,7 @@ class MetaStep:
         total = 0.0
         for batch in self.model.batches(texts, self.config.batch_tokens):
             losses = cross_entropy(wide(self.model.logits(batch)), batch.labels, reduction="none")
-            loss = coefficient * (losses * self._weights(batch)).sum()
+            loss = coefficient * self._reduced(losses, batch)
             loss.backward()
             total += float(loss.detach())
         return total
@@ -133,14 +133,14 @@ class MetaStep:
                 log_base = wide(self.model.head_logits(hidden)).log_softmax(1)
             log_edited = wide(self.model.logits(batch)).log_softmax(1)
             divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
-            loss = coefficient * (divergences * self._weights(batch)).sum()
+            loss = coefficient * self._reduced(divergences, batch)
             loss.backward()
             total += float(loss.detach())
         return total
 
-    def _weights(self, batch: Batch) -> Tensor:
-        """Per supervised token: a text's mean, or (recipe paper) the batch's token mean."""
-        return batch.weight if self.config.reduction == "fact" else torch.full_like(batch.weight, 1 / len(batch.labels))
+    def _reduced(self, losses: Tensor, batch: Batch) -> Tensor:
+        """Of losses per supervised token: each text's mean, summed, or (recipe paper) the batch's token mean."""
+        return (losses / batch.count).sum() if self.config.reduction == "fact" else losses.mean()
 
     def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:
         keys, grads = self.features.rows(layer, texts)

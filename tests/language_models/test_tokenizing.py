@@ -102,4 +102,4 @@ class TestBatches:
                 assert batch.labels[of_text].tolist() == list(text.ids[text.start :])
                 first = place * batch.input_ids.shape[1] + text.start - 1
                 assert batch.positions[of_text].tolist() == list(range(first, first + text.supervised))
-                assert float(batch.weight[of_text].sum()) == pytest.approx(1)
+                assert batch.count[of_text].tolist() == [int(of_text.sum())] * int(of_text.sum())
