@@ -62,7 +62,13 @@ def verify(
         for problem in found.problems:
             print(printable(str(problem), limit=None))
         if not quiet:
-            counted = ", ".join(f"{count:,} {what}" for what, count in sorted(found.checked.items()))
+            counted = ", ".join(f"{count:,} {_noun(what, count)}" for what, count in sorted(found.checked.items()))
             say(f"{'Damaged' if found.problems else 'Sound'}: {counted} checked")
     if found.problems:
         raise typer.Exit(ExitCode.VERIFICATION_FAILED)
+
+
+def _noun(plural: str, count: int) -> str:
+    if count != 1:
+        return plural
+    return plural.removesuffix("ies") + "y" if plural.endswith("ies") else plural.removesuffix("s")
