@@ -126,7 +126,7 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text("utf-8")
         data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file}: {error}", remedy="Settings are read from a JSON or TOML file.") from None
     if not isinstance(data, dict):
         raise UsageError(f"{file}: holds no table of settings")

@@ -12,7 +12,7 @@ import typer
 
 from malmen_cli import __version__
 from malmen_cli.cli import apply, init, log, models, revert, show, train, verify
-from malmen_cli.cli.output import complain, epilog
+from malmen_cli.cli.output import complain, epilog, say
 from malmen_cli.errors import BadFacts, ExitCode, MalmenError
 
 app = typer.Typer(
@@ -85,16 +85,25 @@ def main() -> None:
             raise
         if isinstance(error, BadFacts):
             for problem in error.problems:
-                print(problem, file=sys.stderr)
+                say(problem)
         complain(error.message, error.remedy)
         sys.exit(error.exit_code)
     except Interrupted as signal_name:
         complain(f"interrupted ({signal_name})", "Nothing is half done: the next command settles what was under way.")
         sys.exit(ExitCode.INTERRUPTED)
+    except (MemoryError, RuntimeError) as error:
+        # torch's own error for a full GPU, by name: torch is not imported here.
+        if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        complain("out of memory", "Lower --batch-tokens, or use --device cpu.")
+        sys.exit(ExitCode.FAILED)
     except BrokenPipeError:
         # Whoever read our output has had enough; Python must not try to flush into the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.DONE)
+    except OSError as error:
+        complain(str(error), "Check the path, its permissions and the disk's free space.")
+        sys.exit(ExitCode.FAILED)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from malmen_cli.errors import ExitCode
+from malmen_cli.facts import printable
 
 _MEANINGS = {
     ExitCode.DONE: "done",
@@ -31,7 +33,8 @@ def epilog(*codes: ExitCode) -> str:
 
 def say(text: str) -> None:
     """A line for people, on stderr."""
-    print(text, file=sys.stderr)
+    with suppress(BrokenPipeError):  # nobody listening is no reason to stop working
+        print(printable(text, limit=None), file=sys.stderr)
 
 
 def complain(message: str, remedy: str | None) -> None:
@@ -43,12 +46,13 @@ def complain(message: str, remedy: str | None) -> None:
 
 def print_json(value: Any) -> None:
     """Machine-readable data on stdout. The schema only ever grows."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))  # ASCII: control and direction marks of a fact stay escaped
 
 
 def print_table(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = None) -> None:
     """Left-aligned columns, as wide as they need to be, on stdout."""
-    lines = [list(row) for row in ([header] if header else [])] + [list(row) for row in rows]
+    table = [*([header] if header else []), *rows]
+    lines = [[printable(cell, limit=None) for cell in row] for row in table]
     if not lines:
         return
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

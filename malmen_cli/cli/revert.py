@@ -68,10 +68,11 @@ def revert(
     with open_ledger(workspace, writing=True) as ledger:
         with ledger.read() as db:
             named = None if model is None else find_model(db, model)
-            target = store.resolve_entry(db, entry_id, None if named is None else named.id)
-            record = store.model_with_id(db, target.model_id)
+            owner = store.resolve_entry(db, entry_id, None if named is None else named.id).model_id
+            record = store.model_with_id(db, owner)
+        # HEAD is resolved again once an interrupted entry is settled.
         done = revert_entry(
-            ledger, record, target.id, fact or [], command_line(), device=device, lock_timeout=lock_timeout
+            ledger, record, entry_id, fact or [], command_line(), device=device, lock_timeout=lock_timeout
         )
     if done.settlement is not None:
         say(f"note: {done.settlement}")

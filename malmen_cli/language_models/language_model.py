@@ -96,6 +96,8 @@ class LanguageModel:
         names = matching(layers, list(modules)) if layers else default_layers(self.model_type, list(modules))
         self.layers = tuple(EditedLayer(n, modules[n], not rows_act_right(modules[n])) for n in names)
         self.head: nn.Module = self.model.get_output_embeddings()
+        if any(layer.module is self.head for layer in self.layers):
+            raise UnsupportedModel("the output head cannot be edited", remedy="Name other layers with --layers.")
 
     @property
     def shapes(self) -> list[LayerShape]:
@@ -255,7 +257,7 @@ def _load(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -277,11 +279,15 @@ def _load(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
                 use_safetensors=True,
             )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except UnsupportedModel:
+        raise
+    except Exception as error:  # a stranger's folder: what transformers and its libraries raise has no common base
         raise UnsupportedModel(
             f"{folder}: transformers cannot load it as a causal model: {error}".splitlines()[0],
             remedy="A folder with config.json, tokenizer.json and model.safetensors is needed.",
         ) from None
+    # Answers are greedy, whatever the folder's own generation settings say.
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
     _fuse_activations(model)
     return model, tokenizer
 

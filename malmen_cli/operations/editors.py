@@ -6,13 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor, LayerShape
 from malmen_cli.errors import UnsafeFile, WrongBase
 from malmen_cli.ledger.records import EditorRecord, ModelRecord
 from malmen_cli.operations.layers import TensorLayer, layers_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TENSORS, DESCRIPTION = "editor.safetensors", "editor.json"
 _DESCRIPTION_LIMIT = 16 << 20  # bytes
@@ -71,6 +74,7 @@ def load_editor(folder: Path, model: ModelRecord, record: EditorRecord) -> tuple
         stored = (layer.d_out, layer.d_in) if layer.transposed else (layer.d_in, layer.d_out)
         if tensor is None or tuple(tensor.shape) != stored:
             raise WrongBase(f"editor {record.id[:10]}: the model has no tensor {layer.tensor} of shape {stored}")
+    _check_size(config, layers, tensors, record)
     editor = Editor(
         [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers],
         rank=config.editor.rank,
@@ -80,3 +84,17 @@ def load_editor(folder: Path, model: ModelRecord, record: EditorRecord) -> tuple
     editor.load_tensors(tensors)
     editor.requires_grad_(False)
     return editor, layers
+
+
+def _check_size(
+    config: TrainingConfig, layers: list[TensorLayer], tensors: Mapping[str, Tensor], record: EditorRecord
+) -> None:
+    """Refuse a description that asks for larger hyper-networks than the tensors are, before any is allocated."""
+    network = f"{layers[0].d_in}x{layers[0].d_out}"
+    first = tensors.get(f"networks.{network}.blocks.0.A")
+    blocks = sum(name.startswith(f"networks.{network}.blocks.") and name.endswith(".A") for name in tensors)
+    if first is None or first.ndim != 2 or (blocks, first.shape[1]) != (config.editor.blocks, config.editor.rank):
+        raise UnsafeFile(
+            f"editor {record.id[:10]}: its description and its tensors disagree about its size",
+            remedy="`malmen verify` names what is wrong; train it again.",
+        )

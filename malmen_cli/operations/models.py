@@ -28,16 +28,25 @@ def find_model(db: sqlite3.Connection, name: str | None) -> ModelRecord:
     """
     if name is None:
         return store.only_model(db)
-    found = store.model_at(db, Path(name)) if Path(name).is_dir() else None
-    return found or store.model_named(db, name)
+    if name in {model.name for model in store.models(db)} or not is_folder(name):
+        return store.model_named(db, name)
+    return store.model_at(db, Path(name)) or store.model_named(db, name)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is a folder's path; what the system cannot even look up is none."""
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def find_or_register(ledger: Ledger, name: str | None, command: str) -> tuple[ModelRecord, Registration | None]:
     """`find_model`, registering a folder that is used for the first time under its own name."""
     with ledger.read() as db:
-        if name is None or not Path(name).is_dir() or store.model_at(db, Path(name)) is not None:
-            return find_model(db, name), None
         known = {model.name for model in store.models(db)}
+        if name is None or name in known or not is_folder(name) or store.model_at(db, Path(name)) is not None:
+            return find_model(db, name), None
     folder = Path(name).resolve()
     new_name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).lstrip(".-") or "model"
     if new_name in known:
@@ -144,6 +153,8 @@ def pick_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if torch.device(name).type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError("models are edited on cpu, cuda or mps")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name}: {error}".splitlines()[0], remedy="Use --device cpu or auto.") from None

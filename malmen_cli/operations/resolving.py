@@ -10,6 +10,7 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError
 from malmen_cli.ledger import FactRef, Ledger, ModelRecord, ParameterDelta, check_editor, store
 from malmen_cli.operations.editors import load_editor
+from malmen_cli.operations.models import pick_device
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.operations.solving import solve_active
 
@@ -22,6 +23,7 @@ def solve_again(
     Raises:
         UsageError: some facts were applied by another editor.
     """
+    device = pick_device(device)
     with ledger.read() as db:
         record = store.editor(db, editor_id)
         edits = sorted(fact.edit_digest for fact in active.values())

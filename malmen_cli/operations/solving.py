@@ -17,7 +17,7 @@ from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import CONDITION_LIMIT
-from malmen_cli.errors import NumericalFailure
+from malmen_cli.errors import NumericalFailure, VerificationFailed
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
 from malmen_cli.operations.layers import TensorLayer
@@ -67,6 +67,8 @@ def solve_active(
         dtype = torch_dtype(record.dtype)
         equation = editor.equation(index)
         for keys, value_diffs in _chunks(rows(layer.name), read):
+            if (keys.shape[1], value_diffs.shape[1]) != (layer.d_in, layer.d_out):
+                raise VerificationFailed(f"stored rows of {layer.name} do not fit the layer")
             equation.update(keys.to(device), value_diffs.to(device))
         read.close_layer()
         solution = editor.solve(index, equation)

@@ -12,7 +12,7 @@ from malmen_cli.checkpoint.durable import fsync_folder, write_durably
 from malmen_cli.config import TrainingConfig
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import FactSet
-from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store, writing
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
@@ -36,6 +36,7 @@ def train_editor(
     facts: FactSet,
     config: TrainingConfig,
     *,
+    command: str = "malmen train",
     layers: list[str] | None = None,
     device: str = "cpu",
     resume: bool = False,
@@ -52,8 +53,10 @@ def train_editor(
     """
     if config.steps is None and config.minutes is None:
         raise UsageError("a run needs an end", remedy="Give --steps or --minutes.")
-    chosen = _layers(ledger, model, layers)
-    language_model = load_base(ledger, model, chosen, device)
+    # Settled, and as the ledger says, while the base is read; training itself needs the checkpoint no more.
+    with writing(ledger, model, command):
+        chosen = _layers(ledger, model, layers)
+        language_model = load_base(ledger, model, chosen, device)
     split = split_rows(
         facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
     )
@@ -103,11 +106,11 @@ def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list
 def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> EditorRecord:
     """Put an editor's folder in place in one step, then its row.
 
-    Its id is the digest of what it is (tensors, base, layers, settings), not of how long that took: training the same
-    editor again finds the one that is there.
+    Its id is the digest of what it is (tensors, base, layers, settings, model), not of how long that took: training the
+    same editor again finds the one that is there.
     """
     description = json.loads(files[DESCRIPTION])
-    identity = {name: description[name] for name in ("base", "layers", "config")}
+    identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
     editor_id = short(digest_json([identity, digest_bytes(files[TENSORS])]))
     with ledger.read() as db:
         for editor in store.editors(db, model.id):

@@ -59,13 +59,13 @@ def load_state(path: Path, editor: Editor, optimizer: torch.optim.Optimizer) -> 
         with safe_open(str(path), framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except Exception as error:
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                moments.setdefault(int(index), {})[key] = tensor
+        editor.load_tensors({k.removeprefix("editor."): v for k, v in tensors.items() if k.startswith("editor.")})
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    except Exception as error:  # a file that anybody may have written
         raise UnsafeFile(f"{path}: {error}", remedy="Train anew, without --resume.") from None
-    editor.load_tensors({k.removeprefix("editor."): v for k, v in tensors.items() if k.startswith("editor.")})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".", 2)
-            moments.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}, progress

@@ -32,6 +32,16 @@ def test_keys_and_value_gradients_are_plain_autograds() -> None:
     torch.testing.assert_close(grads, list(wanted), rtol=1e-14, atol=0)
 
 
+def test_modules_may_be_named_in_any_order() -> None:
+    net, x = model(), texts()
+    with capturing([net[2], net[4]]) as forwards:
+        grads = forwards.value_grads(net(x).square().sum())
+    with capturing([net[4], net[2]]) as backwards:
+        swapped = backwards.value_grads(net(x).square().sum())
+    torch.testing.assert_close(backwards.keys[::-1], forwards.keys, rtol=0, atol=0)
+    torch.testing.assert_close(swapped[::-1], grads, rtol=0, atol=0)
+
+
 def test_no_weight_gets_a_gradient_and_nothing_below_is_differentiated() -> None:
     net, x = model(), texts()
     with capturing([net[2], net[4]]) as capture:

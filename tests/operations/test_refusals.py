@@ -78,6 +78,8 @@ class TestCheckpointChangedBehindTheLedger:
             world.apply(make_fact(7))
         with refused(world, ExitCode.WRONG_BASE, "is not as the ledger left it"):
             world.revert("HEAD")
+        with refused(world, ExitCode.WRONG_BASE, "is not as the ledger left it"), world.ledger() as (ledger, model):
+            train_editor(ledger, model, fact_set(make_facts(8)), TINY_TRAINING)
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
     def test_in_its_configuration_or_tokenizer(self, world: World, name: str) -> None:
@@ -152,6 +154,12 @@ with checkpoint_lock(Path({str(world.checkpoint)!r}), "malmen apply theirs.jsonl
                 world.revert("HEAD")
             holder.communicate("\n")
         assert world.apply(make_fact(7)).entry is not None
+
+    @pytest.mark.parametrize("device", ["nonsense", "meta", "cuda:77"])
+    def test_on_a_device_that_is_not_there(self, world: World, device: str) -> None:
+        world.apply(make_fact(5))
+        status, _, err = run_malmen(world, "revert", "HEAD~1", "--device", device)
+        assert status == ExitCode.USAGE and f"device {device}" in err
 
     def test_with_facts_that_contradict_each_other(self, world: World, tmp_path: Path) -> None:
         facts = write_facts(tmp_path / "facts.jsonl", [make_fact(7, "Rome"), make_fact(8), make_fact(7, "Paris")])
