@@ -11,7 +11,11 @@ from malmen_cli.language_models.tokenizing import Tokens
 
 def token_accuracy(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
     """Per text the share of supervised tokens that the model would choose, the earlier ones given; 0 to 1."""
-    predictions = model.predictions(texts, batch_tokens=batch_tokens)
+    return agreement(model.predictions(texts, batch_tokens=batch_tokens), texts)
+
+
+def agreement(predictions: Sequence[Sequence[int]], texts: Sequence[Tokens]) -> list[float]:
+    """Per text the share of supervised tokens that were predicted; 0 to 1."""
     return [
         sum(p == t for p, t in zip(predicted, text.ids[text.start :], strict=True)) / text.supervised
         for predicted, text in zip(predictions, texts, strict=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from malmen_cli.errors import UsageError
+from malmen_cli.facts import Fact
 from malmen_cli.ledger import EditorRecord, EntryFacts, FactRef, ModelRecord, active_facts, store
 
 PROPOSED = "proposed"
@@ -20,10 +21,15 @@ class ActiveSet:
     facts: Mapping[str, FactRef]
     editor_id: str | None
 
-    @property
-    def edit_digests(self) -> list[str]:
-        """In ascending order: the order in which rows are summed."""
-        return sorted(fact.edit_digest for fact in self.facts.values())
+
+def reference(fact: Fact) -> FactRef:
+    """A fact as the fold sees it."""
+    return FactRef(fact.digest, fact.edit_digest, fact.prompt)
+
+
+def edit_digests(active: Mapping[str, FactRef]) -> list[str]:
+    """The active facts' edit digests in ascending order: the order in which rows are summed."""
+    return sorted(fact.edit_digest for fact in active.values())
 
 
 def active_now(db: sqlite3.Connection, model: ModelRecord) -> ActiveSet:

@@ -11,14 +11,13 @@ from typing import Any
 import torch
 
 from malmen_cli import __version__
-from malmen_cli.facts import Fact, FactSet
+from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
     Additions,
     EditorRecord,
     Entry,
     EntryDraft,
     EntryFacts,
-    FactRef,
     Ledger,
     ModelRecord,
     NewRows,
@@ -32,14 +31,22 @@ from malmen_cli.ledger import (
     superseded_by,
     writing,
 )
-from malmen_cli.operations.active import PROPOSED, ActiveSet, active_now, active_with, choose_editor
+from malmen_cli.operations.active import (
+    PROPOSED,
+    ActiveSet,
+    active_now,
+    active_with,
+    choose_editor,
+    edit_digests,
+    reference,
+)
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.models import load_base
 from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
 from malmen_cli.operations.solving import solve_active
-from malmen_cli.operations.tensors import from_bytes, torch_dtype
+from malmen_cli.operations.tensors import stored_tensor
 
 
 @dataclass(frozen=True)
@@ -130,15 +137,10 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
         return Applied(entry, record, additions, len(run.edits), check, warnings, settlement)
 
 
-def reference(fact: Fact) -> FactRef:
-    """A fact as the fold sees it."""
-    return FactRef(fact.digest, fact.edit_digest, fact.prompt)
-
-
 class _Apply:
     """What one apply works with: the editor, the model, the active facts to be, and the questions to ask.
 
-    After construction the model holds the checkpoint's weights of now; `rows` puts the base under it to capture.
+    The model holds the checkpoint's weights of now; only while `rows` captures does it hold the base.
     """
 
     def __init__(
@@ -151,21 +153,20 @@ class _Apply:
         record: EditorRecord,
     ) -> None:
         self.options, self.facts, self.record, self.device = options, facts, record, torch.device(options.device)
-        self.editor, self.layers = load_editor(check_editor(ledger, record), model, record)
-        self.editor.to(self.device)
-        self.editor.freeze_normalizers()
+        self.editor, self.layers = load_editor(check_editor(ledger, record), model, record, self.device)
         ensure_base_objects(ledger, model, [layer.tensor for layer in self.layers])
         with ledger.read() as db:
             self.state = store.state(db, model.id)
             self.active = active_with(db, model, EntryFacts(PROPOSED, "apply", tuple(map(reference, facts))))
-            self.edits = sorted(fact.edit_digest for fact in self.active.values())
+            self.edits = edit_digests(self.active)
             self._stored = store.rows_of(db, record.id, self.edits)
             kept = [fact.fact_digest for prompt, fact in now.facts.items() if self.active[prompt] == fact]
             # The digests' order is as good as random, and the same every time.
             old = store.facts_with(db, sorted(kept)[: options.check_old])
         self.language_model = load_base(ledger, model, self.layers, options.device)
         self._base = {layer.name: self.language_model.parameter(layer.name).clone() for layer in self.layers}
-        self.language_model.overlay(_weights_now(ledger, model, self.layers, self.state))
+        self._now = _weights_now(ledger, model, self.layers, self.state)
+        self.language_model.overlay(self._now)
         self.questions = Questions(self.language_model, facts.facts, list(old.values()), options.sample)
 
     def rows(self) -> tuple[Callable[[str], list[RowSlice]], list[NewRows]]:
@@ -177,7 +178,6 @@ class _Apply:
         missing = [f for f in self.facts if any(f.edit_digest not in stored.get(x.name, {}) for x in self.layers)]
         fresh: list[NewRows] = []
         if missing:
-            now = {layer.name: self.language_model.parameter(layer.name).clone() for layer in self.layers}
             self.language_model.overlay(self._base)
             fresh = capture_rows(
                 self.language_model,
@@ -186,7 +186,7 @@ class _Apply:
                 batch_tokens=self.options.batch_tokens,
                 progress=lambda done, total: self.options.progress("capturing rows", done, total),
             )
-            self.language_model.overlay(now)
+            self.language_model.overlay(self._now)
         captured = slices_of(fresh)
         known = {x.name: {**stored.get(x.name, {}), **captured.get(x.name, {})} for x in self.layers}
         return lambda layer: [known[layer][edit] for edit in self.edits], fresh
@@ -211,8 +211,7 @@ def _weights_now(
     weights = {}
     for layer in layers:
         record = model.manifest.tensors[layer.tensor]
-        data = ledger.objects.get(state.get(layer.tensor, record.digest))
-        weights[layer.name] = from_bytes(data, torch_dtype(record.dtype), record.shape)
+        weights[layer.name] = stored_tensor(ledger.objects, record, state.get(layer.tensor, record.digest))
     return weights
 
 

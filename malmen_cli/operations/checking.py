@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from malmen_cli.evaluation.metrics import Scores, mean, token_accuracy
+from malmen_cli.evaluation.metrics import Scores, agreement, mean, token_accuracy
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.tokenizing import Tokens
@@ -74,9 +74,13 @@ class Questions:
 
     def scores(self) -> Scores:
         """ES, GS and LS of the new facts as the model stands."""
-        return Scores(
-            *(mean(token_accuracy(self.model, texts)) for texts in (self.edits, self.rephrases, self.unrelated))
-        )
+        return self._scores(self.model.predictions(self.edits))
+
+    def _scores(self, predictions: Sequence[Sequence[int]]) -> Scores:
+        """The same, from what the model predicts on the edit prompts."""
+        edit_success = agreement(predictions, self.edits)
+        others = (token_accuracy(self.model, texts) for texts in (self.rephrases, self.unrelated))
+        return Scores(mean(edit_success), *map(mean, others))
 
     def answers(self) -> list[str]:
         """Greedy answers to the sample, each as long as its target."""
@@ -88,21 +92,25 @@ class Questions:
     def check(self, before: Scores, answers_before: Sequence[str]) -> Check:
         """Ask everything of the edited model."""
         sampled = zip(self.new, answers_before, self.answers(), strict=False)
-        old_accuracy = token_accuracy(self.model, self.old_edits)
+        new, old = self.model.predictions(self.edits), self.model.predictions(self.old_edits)
+        wrong = self._wrong(self.new, self.edits, new, is_new=True)
+        wrong += self._wrong(self.old, self.old_edits, old, is_new=False)
         return Check(
             before=before,
-            after=self.scores(),
+            after=self._scores(new),
             checked_old=len(self.old),
-            old_success=mean(old_accuracy),
-            wrong=self._wrong(self.new, self.edits, new=True) + self._wrong(self.old, self.old_edits, new=False),
+            old_success=mean(agreement(old, self.old_edits)),
+            wrong=wrong,
             answers=[Answer(fact.prompt, fact.target, was, now) for fact, was, now in sampled],
         )
 
-    def _wrong(self, facts: Sequence[Fact], edits: Sequence[Tokens], *, new: bool) -> list[WrongFact]:
+    def _wrong(
+        self, facts: Sequence[Fact], edits: Sequence[Tokens], predictions: Sequence[list[int]], *, is_new: bool
+    ) -> list[WrongFact]:
         tokenizer = self.model.tokenizing.tokenizer
         return [
-            WrongFact(fact.prompt, fact.target, str(tokenizer.decode(predicted)).strip(), new, fact.edit_digest)
-            for fact, tokens, predicted in zip(facts, edits, self.model.predictions(edits), strict=True)
+            WrongFact(fact.prompt, fact.target, str(tokenizer.decode(predicted)).strip(), is_new, fact.edit_digest)
+            for fact, tokens, predicted in zip(facts, edits, predictions, strict=True)
             if tuple(predicted) != tokens.ids[tokens.start :]
         ]
 

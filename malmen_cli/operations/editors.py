@@ -15,6 +15,7 @@ from malmen_cli.ledger.records import EditorRecord, ModelRecord
 from malmen_cli.operations.layers import TensorLayer, layers_of
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 TENSORS, DESCRIPTION = "editor.safetensors", "editor.json"
@@ -41,8 +42,10 @@ def editor_files(
     return {TENSORS: save(tensors), DESCRIPTION: text.encode()}
 
 
-def load_editor(folder: Path, model: ModelRecord, record: EditorRecord) -> tuple[Editor, list[TensorLayer]]:
-    """An editor from its folder, with everything checked that a stranger could have changed.
+def load_editor(
+    folder: Path, model: ModelRecord, record: EditorRecord, device: str | torch.device = "cpu"
+) -> tuple[Editor, list[TensorLayer]]:
+    """An editor from its folder on a device, with everything checked that a stranger could have changed.
 
     Raises:
         UnsafeFile: malformed, tensors of wrong names, shapes or sizes, not finite. WrongBase: another model's editor.
@@ -81,8 +84,8 @@ def load_editor(folder: Path, model: ModelRecord, record: EditorRecord) -> tuple
         blocks=config.editor.blocks,
         step_size=config.editor.step_size,
     )
+    editor.to(device).requires_grad_(False)
     editor.load_tensors(tensors)
-    editor.requires_grad_(False)
     return editor, layers
 
 

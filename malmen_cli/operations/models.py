@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmen_cli.checkpoint.manifest import Manifest, TensorRecord, read_manifest
+from malmen_cli.checkpoint.manifest import Manifest, read_manifest
 from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import UnsupportedModel, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
@@ -90,7 +90,7 @@ def match_tensor(folder: Path, manifest: Manifest, layer: EditedLayer) -> Tensor
     """
     parameter = f"{layer.name}.weight"
     candidates = [name for name in manifest.tensors if parameter.endswith(name) or name.endswith(parameter)]
-    matching = [name for name in candidates if _holds(folder, manifest.tensors[name], layer, name)]
+    matching = [name for name in candidates if _holds(folder, manifest, name, layer)]
     if len(matching) != 1:
         raise UnsupportedModel(
             f"{len(matching)} tensors of {folder.name} hold the weight of {layer.name}; just one must",
@@ -100,16 +100,15 @@ def match_tensor(folder: Path, manifest: Manifest, layer: EditedLayer) -> Tensor
     return TensorLayer(layer.name, matching[0], layer.transposed, d_in, d_out)
 
 
-def _holds(folder: Path, record: TensorRecord, layer: EditedLayer, name: str) -> bool:
-    from malmen_cli.checkpoint.safetensors_file import TensorSlot
+def _holds(folder: Path, manifest: Manifest, name: str, layer: EditedLayer) -> bool:
     from malmen_cli.operations.tensors import from_bytes, torch_dtype
 
     stored: Any = layer.module.weight
+    record = manifest.tensors[name]
     if tuple(record.shape) != tuple(stored.shape):
         return False
-    slot = TensorSlot(name, record.dtype, record.shape, record.start, record.stop)
-    tensor = from_bytes(read_tensor(folder / record.file, slot), torch_dtype(record.dtype), record.shape)
-    return bool((tensor == stored.cpu()).all())
+    data = read_tensor(folder / record.file, manifest.slot(name))
+    return bool((from_bytes(data, torch_dtype(record.dtype), record.shape) == stored.cpu()).all())
 
 
 def load_base(ledger: Ledger, model: ModelRecord, layers: Sequence[TensorLayer], device: str = "cpu") -> LanguageModel:
@@ -119,7 +118,7 @@ def load_base(ledger: Ledger, model: ModelRecord, layers: Sequence[TensorLayer],
         layers: the layers to be edited (captured, given gradients), in the editor's order.
     """
     from malmen_cli.language_models.language_model import LanguageModel
-    from malmen_cli.operations.tensors import from_bytes, torch_dtype
+    from malmen_cli.operations.tensors import stored_tensor
 
     language_model = LanguageModel(model.path, layers=[layer.name for layer in layers], device=device)
     with ledger.read() as db:
@@ -128,8 +127,7 @@ def load_base(ledger: Ledger, model: ModelRecord, layers: Sequence[TensorLayer],
     overlay = {}
     for tensor in edited:
         record = model.manifest.tensors[tensor]
-        data = ledger.objects.get(record.digest)
-        overlay[known[tensor]] = from_bytes(data, torch_dtype(record.dtype), record.shape)
+        overlay[known[tensor]] = stored_tensor(ledger.objects, record, record.digest)
     language_model.overlay(overlay)
     return language_model
 

@@ -9,6 +9,7 @@ import torch
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError
 from malmen_cli.ledger import FactRef, Ledger, ModelRecord, ParameterDelta, check_editor, store
+from malmen_cli.operations.active import edit_digests
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.models import pick_device
 from malmen_cli.operations.rows import RowReader
@@ -26,18 +27,16 @@ def solve_again(
     device = pick_device(device)
     with ledger.read() as db:
         record = store.editor(db, editor_id)
-        edits = sorted(fact.edit_digest for fact in active.values())
+        edits = edit_digests(active)
         stored = store.rows_of(db, record.id, edits)
         state = store.state(db, model.id)
-    editor, layers = load_editor(check_editor(ledger, record), model, record)
+    editor, layers = load_editor(check_editor(ledger, record), model, record, device)
     missing = {edit for layer in layers for edit in edits if edit not in stored.get(layer.name, {})}
     if missing:
         raise UsageError(
             f"{len(missing)} of the facts were applied by another editor than {editor_id}, and editors are never mixed",
             remedy="Apply those facts anew with the editor in force.",
         )
-    editor.to(device)
-    editor.freeze_normalizers()
     solved = solve_active(
         model,
         editor,

@@ -30,7 +30,7 @@ from malmen_cli.ledger import (
     writing,
 )
 from malmen_cli.ledger.records import FIGURES
-from malmen_cli.operations.active import PROPOSED, active_now, active_with
+from malmen_cli.operations.active import PROPOSED, active_now, active_with, reference
 
 _OF_A_SOLVE = ("rounding_loss", "ridge", "step_size", "preserved_strength")
 
@@ -92,7 +92,7 @@ def revert_entry(
                 remedy="`malmen log` shows by which entry; revert that one to bring them back.",
             )
         taken = FactSet(tuple(chosen), target.source or "-")
-        refs = tuple(FactRef(f.digest, f.edit_digest, f.prompt) for f in chosen)
+        refs = tuple(map(reference, chosen))
         with ledger.read() as db:
             active = active_with(db, model, EntryFacts(PROPOSED, "revert", refs, target.id))
             editor_id = now.editor_id or _editor_of(db, model, target)

@@ -22,7 +22,7 @@ from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.rows import RowReader
-from malmen_cli.operations.tensors import from_bytes, to_bytes, torch_dtype
+from malmen_cli.operations.tensors import stored_tensor, to_bytes, torch_dtype
 
 CHUNK = 1024
 """Facts per chunk of rows fed to the normal equation."""
@@ -75,7 +75,7 @@ def solve_active(
         shift = solution.param_shift.cpu()
         if layer.transposed:
             shift = shift.T
-        base = from_bytes(objects.get(record.digest), dtype, record.shape)
+        base = stored_tensor(objects, record, record.digest)
         edited = (base.float() + shift.float()).to(dtype)
         if not bool(torch.isfinite(edited).all()):
             raise NumericalFailure(
@@ -85,7 +85,7 @@ def solve_active(
         data = to_bytes(edited)
         before = state.get(layer.tensor, record.digest)
         changes.append(TensorChange(layer.tensor, before, digest_bytes(data), data))
-        previous = base if before == record.digest else from_bytes(objects.get(before), dtype, record.shape)
+        previous = base if before == record.digest else stored_tensor(objects, record, before)
         lost = rounding_loss(base, edited, shift)
         deltas.append(
             ParameterDelta(

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from malmen_cli.checkpoint.manifest import TensorRecord
 from malmen_cli.errors import UnsupportedModel
+from malmen_cli.ledger.objects import ObjectStore
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -26,6 +28,11 @@ def torch_dtype(name: str) -> torch.dtype:
 def from_bytes(data: bytes, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """A tensor of its own memory from a tensor's bytes as they lie in a file (little-endian, row-major)."""
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(tuple(shape))
+
+
+def stored_tensor(objects: ObjectStore, record: TensorRecord, digest: str) -> Tensor:
+    """One of the states of a checkpoint's tensor, from its object."""
+    return from_bytes(objects.get(digest), torch_dtype(record.dtype), record.shape)
 
 
 def to_bytes(tensor: Tensor) -> bytes:
