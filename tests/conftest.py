@@ -4,10 +4,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from figures import Figures, Record
 from jaxtyping import install_import_hook
 
 # Every call into the mathematics checks its shapes and dtypes; this must run before `malmen_cli.editing` is imported.
 install_import_hook("malmen_cli.editing", "beartype.beartype")
+
+FIGURES = pytest.StashKey[Figures]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="try every point of the promises' harnesses, not a subset")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FIGURES] = Figures()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for line in config.stash[FIGURES].lines():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether a harness is to try every point (`--full`: minutes to an hour) or the subset that CI runs."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> Record:
+    """Add a row to a table printed after the tests: `figures("R1: killed", command="apply", bad=0, tried=9)`."""
+    return request.config.stash[FIGURES].add
 
 
 @pytest.fixture(scope="session")
