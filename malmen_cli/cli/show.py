@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -15,10 +16,10 @@ from malmen_cli.cli.options import (
     entry_json,
     open_ledger,
 )
-from malmen_cli.cli.output import epilog, percent, print_fields, print_json, print_table
+from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, remaining, store
+from malmen_cli.ledger import Entry, Holding, holding, remaining, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -52,6 +53,7 @@ def show(
         deltas = store.deltas_of(db, entry.id)
         listed = store.facts_of(db, entry)
         in_effect = remaining(store.fold(db, owner.id)).get(entry.id, frozenset())
+        held = holding(db, ledger.objects, owner, entry)
     if json:
         shown: dict[str, Any] = entry_json(entry, owner, is_head)
         shown["facts"] = [
@@ -69,6 +71,7 @@ def show(
             {"tensor": d.tensor, "before": d.before, "after": d.after, **{name: getattr(d, name) for name in FIGURES}}
             for d in deltas
         ]
+        shown["on_disk"] = asdict(held)
         print_json(shown)
         return
     if quiet:
@@ -86,6 +89,7 @@ def show(
             *([("former editor", str(entry.details.get("former_editor")))] if entry.kind == "rebase" else []),
             *([("source", printable(entry.source, limit=None))] if entry.source else []),
             *([("facts", _facts(entry, len(listed), len(in_effect)))] if listed else []),
+            ("on disk", _on_disk(held)),
         ]
     )
     check = entry.details.get("check")
@@ -135,3 +139,12 @@ def _facts(entry: Entry, listed: int, in_effect: int) -> str:
             "" if in_effect else "; this was reverted since"
         )
     return f"{listed}, of which {in_effect} not reverted"
+
+
+def _on_disk(held: Holding) -> str:
+    words = f"{size(held.total)}: tensors {size(held.tensors)}, rows {size(held.rows)}"
+    if held.shared:
+        words += f"; {size(held.shared)} shared with other entries"
+    if held.dropped:
+        words += f"; {plural(held.dropped, 'object')} dropped"
+    return words

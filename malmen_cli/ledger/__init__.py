@@ -13,6 +13,7 @@ from malmen_cli.ledger.active_set import (
 )
 from malmen_cli.ledger.collection import SCOPES, Item, Scope, collect, collectable
 from malmen_cli.ledger.database import Ledger, create_workspace
+from malmen_cli.ledger.holdings import Holding, holding
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import (
     EditorRecord,
@@ -57,6 +58,7 @@ __all__ = [
     "EntryDraft",
     "EntryFacts",
     "FactRef",
+    "Holding",
     "Item",
     "Ledger",
     "ModelRecord",
@@ -87,6 +89,7 @@ __all__ = [
     "editor_digest",
     "ensure_base_objects",
     "find_workspace",
+    "holding",
     "recover",
     "register_model",
     "remaining",

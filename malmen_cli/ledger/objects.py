@@ -30,6 +30,13 @@ class ObjectStore:
         """Whether the object is there; `get` says whether it is sound."""
         return self.path(digest).is_file()
 
+    def size(self, digest: str) -> int | None:
+        """Bytes of the object; None where there is none."""
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
     def put(self, data: bytes) -> str:
         return self.put_many([data])[0]
 

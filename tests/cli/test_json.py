@@ -110,6 +110,7 @@ SESSION: list[tuple[str, Any]] = [
             **ENTRY,
             "facts": [{"number": COUNT, "digest": TEXT, "prompt": TEXT, "target": TEXT, "in_effect": YES_NO}],
             "parameter_deltas": [DELTA],
+            "on_disk": {"tensors": COUNT, "rows": COUNT, "shared": COUNT, "dropped": COUNT},
         },
     ),
     ("models list", [MODEL]),
