@@ -109,16 +109,18 @@ def _facts_in(db: sqlite3.Connection, model: ModelRecord, digests: Mapping[str, 
 
 
 class TensorBytes:
-    """The bytes of a model's tensors in any of their states, from the objects or from the checkpoint itself."""
+    """The bytes of a model's tensors in any of their states: from the objects, from the checkpoint itself, or (what gc
+    has dropped) solved again from the base and the stored rows, which alone loads torch."""
 
     def __init__(self, ledger: Ledger, model: ModelRecord) -> None:
         self._ledger, self._model = ledger, model
+        self._rebuilt: dict[tuple[str, str], bytes] = {}  # by tensor and digest
 
     def get(self, tensor: str, digest: str) -> bytes | None:
         """The tensor's bytes of this digest; None where the ledger never had them and the checkpoint has others.
 
         Raises:
-            MalmenError: the ledger had them, and they are no longer stored.
+            MalmenError: the ledger had them, and they are neither stored nor to be had again from the rows.
         """
         objects = self._ledger.objects
         if objects.contains(digest):
@@ -130,13 +132,31 @@ class TensorBytes:
             data = b""
         if digest_bytes(data) == digest:
             return data
+        if (tensor, digest) not in self._rebuilt and (entry := self._whose(tensor, digest)) is not None:
+            from malmen_cli.operations.rebuilding import rebuild
+
+            rebuilt = rebuild(self._ledger, self._model, entry)
+            self._rebuilt |= {(name, digest_bytes(data)): data for name, data in rebuilt.items()}
+        if (tensor, digest) in self._rebuilt:
+            return self._rebuilt[tensor, digest]
         if self._was_stored(tensor, digest):
             raise MalmenError(
                 f"tensor {tensor} in the state {short(digest)} is no longer stored",
-                remedy="malmen gc dropped it, or it was lost (malmen verify tells): name another state, or make this "
-                "one anew by bringing the same facts into force",
+                remedy="it was lost: run malmen verify; restore the workspace from a backup",
             )
         return None
+
+    def _whose(self, tensor: str, digest: str) -> Entry | None:
+        """The newest entry that left the tensor so, where gc has dropped its bytes."""
+        with self._ledger.read() as db:
+            if not store.dropped_objects(db, [digest]):
+                return None
+            query = (
+                "SELECT number FROM entries JOIN parameter_deltas ON entry_id = id WHERE model_id = ? AND tensor = ? "
+                "AND after = ? AND status = 'applied' ORDER BY number DESC LIMIT 1"
+            )
+            row = db.execute(query, (self._model.id, tensor, digest)).fetchone()
+            return None if row is None else store.resolve_entry(db, f"#{row['number']}", self._model.id)
 
     def _was_stored(self, tensor: str, digest: str) -> bool:
         with self._ledger.read() as db:
