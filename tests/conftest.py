@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from figures import Figures, Record
+from figures import Figures
 from jaxtyping import install_import_hook
 
 # Every call into the mathematics checks its shapes and dtypes; this must run before `malmen_cli.editing` is imported.
@@ -33,9 +33,9 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 @pytest.fixture(scope="session")
-def figures(request: pytest.FixtureRequest) -> Record:
+def figures(request: pytest.FixtureRequest) -> Figures:
     """Add a row to a table printed after the tests: `figures("R1: killed", command="apply", bad=0, tried=9)`."""
-    return request.config.stash[FIGURES].add
+    return request.config.stash[FIGURES]
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,7 @@ A test calls `figures(...)`; the table is printed in Markdown, so that what a do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-
-Record = Callable[..., None]
 
 
 @dataclass
@@ -17,9 +14,19 @@ class Figures:
 
     tables: dict[str, list[dict[str, object]]] = field(default_factory=dict)
 
-    def add(self, title: str, **row: object) -> None:
+    def __call__(self, title: str, **row: object) -> None:
         """Add a row to the table of this title; the keywords are its columns."""
         self.tables.setdefault(title, []).append(row)
+
+    def within(self, title: str, law: str, value: float, limit: float) -> None:
+        """Assert that a value does not exceed its limit; a row per law keeps the worst value seen, and of how many."""
+        rows = self.tables.setdefault(title, [])
+        row = next((row for row in rows if row["law"] == law), None)
+        if row is None:
+            row = {"law": law, "tried": 0, "worst": 0.0}
+            rows.append(row)
+        row |= {"tried": int(str(row["tried"])) + 1, "worst": max(float(str(row["worst"])), value)}
+        assert value <= limit
 
     def lines(self) -> list[str]:
         """Every table in Markdown. Rows of one table that lack a column leave it empty."""
@@ -30,6 +37,9 @@ class Figures:
             lines += ["", title, "", head, "|---" * len(columns) + "|"]
             lines += [_row([_cell(row.get(column, "")) for column in columns]) for row in rows]
         return lines
+
+
+Record = Figures
 
 
 def _row(cells: list[str]) -> str:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from figures import Figures
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from solve_problems import FORMS, KINDS, Kind, Problem, exact_oracle, make, problems, relative, svd_oracle, theorem
@@ -15,6 +16,7 @@ from malmen_cli.editing.normal_equation import CONDITION_LIMIT, Form, NormalEqua
 from malmen_cli.errors import NumericalFailure
 
 LAW = 1e-7
+R12 = "R12: the closed form is right (float64, relative)"
 PRESERVING = pytest.mark.parametrize("anchors", [0, 4, 40])
 
 
@@ -44,9 +46,10 @@ class TestAgainstOracles:
     @given(problems())
     @example(make("random", 1, 24, 4, ridge=1e-6))
     @example(make("random", 1, 1, 1, ridge=1e6))
-    def test_within_1e_5_of_the_svd_up_to_the_condition_limit(self, problem: Problem) -> None:
+    def test_within_1e_5_of_the_svd_up_to_the_condition_limit(self, figures: Figures, problem: Problem) -> None:
         assume(float(torch.linalg.cond(problem.matrix)) <= CONDITION_LIMIT)
-        assert relative(problem.solve().param_shift, svd_oracle(problem)) <= 1e-5
+        error = relative(problem.solve().param_shift, svd_oracle(problem))
+        figures.within(R12, "error against an SVD oracle, cond(A) up to 1e11", error, 1e-5)
 
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("kind", KINDS)
@@ -61,12 +64,14 @@ class TestAgainstOracles:
 class TestResidualLaw:
     @theorem
     @given(problems(), st.floats(0, 6))
-    def test_it_holds_for_any_ridge_and_keys_of_any_size(self, problem: Problem, magnitude: float) -> None:
+    def test_it_holds_for_any_ridge_and_keys_of_any_size(
+        self, figures: Figures, problem: Problem, magnitude: float
+    ) -> None:
         problem = Problem(
             problem.keys * 10**magnitude, problem.value_diffs, problem.ridge, problem.anchors, problem.strength
         )
         solution = problem.solve()
-        assert problem.law(solution.param_shift) <= LAW
+        figures.within(R12, "optimality: residual of the normal equation", problem.law(solution.param_shift), LAW)
         assert solution.residual <= LAW
 
     @pytest.mark.parametrize("scale", [1e1, 1e2, 1e3, 1e4, 1e6])
@@ -114,11 +119,12 @@ class TestResidualLaw:
 class TestForms:
     @theorem
     @given(problems(ridges=(-3, 6)))
-    def test_kernel_is_primal(self, problem: Problem) -> None:
+    def test_kernel_is_primal(self, figures: Figures, problem: Problem) -> None:
         assume(float(torch.linalg.cond(problem.matrix)) <= 1e8)
         kernel, primal = problem.solve("kernel"), problem.solve("primal")
         assert (kernel.form, primal.form) == ("kernel", "primal")
-        assert relative(kernel.param_shift, primal.param_shift) <= 1e-7
+        apart = relative(kernel.param_shift, primal.param_shift)
+        figures.within(R12, "kernel form = primal form, cond(A) up to 1e8", apart, 1e-7)
 
     @pytest.mark.parametrize(
         ("n", "anchors", "form"),
@@ -143,8 +149,9 @@ class TestForms:
 class TestStreaming:
     @theorem
     @given(problems(ridges=(-1, 6)), st.integers(1, 60), st.sampled_from([None, "kernel", "primal"]))
-    def test_any_chunks_are_one_shot(self, problem: Problem, chunk: int, form: Form | None) -> None:
-        assert relative(problem.solve(form, chunk).param_shift, problem.solve(form).param_shift) <= 1e-8
+    def test_any_chunks_are_one_shot(self, figures: Figures, problem: Problem, chunk: int, form: Form | None) -> None:
+        apart = relative(problem.solve(form, chunk).param_shift, problem.solve(form).param_shift)
+        figures.within(R12, "streaming in chunks = one shot", apart, 1e-8)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_rows_may_follow_a_solve(self, kind: Kind) -> None:
