@@ -80,7 +80,7 @@ def diff_states(
         top: singular values per tensor. device: where figures are computed, `auto` for the first GPU.
 
     Raises:
-        MalmenError: bytes that the ledger once had are no longer stored.
+        MalmenError: bytes that the ledger once had are lost.
     """
     facts = _compare_facts(ledger, a, b)
     names = [

@@ -1,0 +1,65 @@
+"""A state that gc has dropped can still be looked at and exported: it is solved again from the stored rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors_folders import file_digests
+from tiny_models import World, everything, make_facts, make_world
+
+from malmen_cli.errors import VerificationFailed
+from malmen_cli.ledger import collect, collectable, store
+from malmen_cli.operations.diff import diff_states
+from malmen_cli.operations.export import export
+from malmen_cli.operations.rebuilding import rebuild
+from malmen_cli.operations.states import named_state
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = make_world(tmp_path / "world")
+    world.apply(*make_facts(3))
+    return world
+
+
+def drop(world: World) -> None:
+    """A second apply, and gc, which then drops every tensor of the first one's state."""
+    world.apply(*make_facts(2, start=3))
+    with world.ledger() as (ledger, _):
+        assert collect(ledger, collectable(ledger, ["states"]), "malmen gc")
+
+
+def test_it_is_exported_as_it_was(world: World, tmp_path: Path) -> None:
+    was = file_digests(world.checkpoint)["model.safetensors"]
+    drop(world)
+    before = everything(world)
+    with world.ledger() as (ledger, model):
+        with ledger.read() as db:
+            state = named_state(db, model, "#2")
+        export(ledger, model, state, tmp_path / "copy")
+    assert file_digests(tmp_path / "copy")["model.safetensors"] == was
+    assert everything(world) == before
+
+
+def test_its_difference_has_figures(world: World) -> None:
+    def figures() -> list[dict[str, float]]:
+        with world.ledger() as (ledger, model), ledger.read() as db:
+            a, b = named_state(db, model, "base"), named_state(db, model, "#2")
+            return [dict(tensor.figures) for tensor in diff_states(ledger, model, a, b).tensors]
+
+    before = figures()
+    assert before and all(before)
+    drop(world)
+    assert figures() == before
+
+
+def test_without_the_rows_nothing_is_made_up(world: World) -> None:
+    drop(world)
+    with world.ledger() as (ledger, model):
+        with ledger.read() as db:
+            entry = store.resolve_entry(db, "#2", model.id)
+            rows = [pack.object for pack in store.packs_of(db, entry.id)]
+        ledger.objects.path(rows[0]).unlink()
+        with pytest.raises(VerificationFailed):
+            rebuild(ledger, model, entry)
