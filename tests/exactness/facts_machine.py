@@ -238,6 +238,10 @@ class FactsMachine(RuleBasedStateMachine):
                 for change in changes:
                     file = model.path / model.manifest.tensors[change.name].file
                     assert read_tensor(file, model.manifest.slot(change.name)) == change.data
+                # No layer that only another editor edits, and no other weight.
+                for name in model.manifest.tensors.keys() - {change.name for change in changes}:
+                    record, slot = model.manifest.tensors[name], model.manifest.slot(name)
+                    assert digest_bytes(read_tensor(model.path / record.file, slot)) == record.digest
                 key = (now.editor_id, *sorted(wanted))
                 if key in self.seen:  # these very facts were in force before, however they came and went
                     self.compare(files, self.seen[key])

@@ -27,7 +27,7 @@ def test_any_sequence(kind: tuple[Family, str, bool], full: bool, figures: Recor
         pytest.skip("tried with --full")
     machine = FactsMachine.prepare(*kind)
     try:
-        run_state_machine_as_test(machine, settings=_settings(20 if full else 6, 18 if full else 12))
+        run_state_machine_as_test(machine, settings=_settings(60 if full else 6, 18 if full else 12))
     finally:
         machine.clear()
     tally = machine.tally
