@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from malmen_cli.errors import UsageError
 
+LARGEST = 1 << 16  # bytes of a file of settings: TOML takes up to 200 times as much memory, and there are few settings
+_NAMED = 10  # problems that are told of one file
+
 Recipe = Literal["malmen", "paper"]
 
 
@@ -24,8 +27,8 @@ class _Frozen(BaseModel):
 class EditorConfig(_Frozen):
     """The shape and the starting point of an editor."""
 
-    rank: int = Field(default=256, ge=1)  # of each block's A B
-    blocks: int = Field(default=2, ge=1)  # per hyper-network
+    rank: int = Field(default=256, ge=1, le=65_536)  # of each block's A B
+    blocks: int = Field(default=2, ge=1, le=1_024)  # per hyper-network
     normalise: Literal["layer", "shape"] = "layer"  # moments per layer, or shared by all layers of one shape (paper)
     step_size: Literal["log", "linear"] = "log"  # how eta is parametrised; linear is the paper's
     initial_step_size: float | None = Field(default=None, gt=0)  # eta; None: as initial_change says
@@ -40,7 +43,7 @@ class TrainingConfig(_Frozen):
     """Meta-training. One step edits n facts in memory, measures, and moves the editor."""
 
     recipe: Recipe = "malmen"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
     editor: EditorConfig = EditorConfig()
     facts_per_step: int = Field(default=256, ge=1)  # the largest n
     sample_size: bool = True  # n drawn anew each step, 1 to facts_per_step; false: always the largest
@@ -97,13 +100,19 @@ def resolve_training(recipe: Recipe, file: Path | None, flags: dict[str, Any]) -
         UsageError: unknown key, impossible value or unreadable file, each named.
     """
     merged: dict[str, Any] = {}
-    for layer in (RECIPES[recipe], _read(file) if file else {}, {k: v for k, v in flags.items() if v is not None}):
-        _overlay(merged, layer)
+    given = _read(file) if file else {}
     try:
+        for layer in (RECIPES[recipe], given, {k: v for k, v in flags.items() if v is not None}):
+            _overlay(merged, layer)
         return TrainingConfig.model_validate(merged)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_NAMED])
+        if len(found) > _NAMED:
+            problems += f"; and {len(found) - _NAMED:,} more"
         raise UsageError(f"training settings: {problems}", remedy="`malmen train --help` lists the settings.") from None
+    except RecursionError:
+        raise UsageError("training settings: nested too deeply", remedy="Settings have one table, [editor].") from None
 
 
 def _overlay(target: dict[str, Any], layer: dict[str, Any]) -> None:
@@ -124,7 +133,11 @@ def _read(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        text = file.read_text("utf-8")
+        with file.open("rb") as opened:
+            content = opened.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ValueError(f"larger than {LARGEST:,} bytes")
+        text = content.decode("utf-8-sig")
         data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file}: {error}", remedy="Settings are read from a JSON or TOML file.") from None

@@ -43,14 +43,17 @@ class UsageError(MalmenError):
 
 
 class BadFacts(UsageError):
-    """A fact file has unusable lines; `problems` names every one of them as `file:line: reason`."""
+    """A fact file has unusable lines; `problems` names every one of them as `file:line: reason`.
 
-    def __init__(self, problems: Sequence[str], *, remedy: str | None = None) -> None:
-        lines = len(problems)
+    Where there are too many to be kept, `more` is the number of those that are not named.
+    """
+
+    def __init__(self, problems: Sequence[str], *, remedy: str | None = None, more: int = 0) -> None:
+        lines = len(problems) + more
         super().__init__(
-            f"{lines} problem{'s' if lines != 1 else ''} in the fact file, nothing was written", remedy=remedy
+            f"{lines:,} problem{'s' if lines != 1 else ''} in the fact file, nothing was written", remedy=remedy
         )
-        self.problems = tuple(problems)
+        self.problems = (*problems, *([f"... and {more:,} more"] if more else []))
 
 
 class UnknownName(UsageError):
@@ -71,6 +74,10 @@ class NoWorkspace(MalmenError):
 
 class UnusableLedger(MalmenError):
     """The ledger's database is damaged, or of another schema than this program's."""
+
+
+class OutdatedLedger(UnusableLedger):
+    """The ledger is sound as far as one can see, but has no schema yet or an older one: `malmen init` upgrades it."""
 
 
 class Locked(MalmenError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -14,16 +15,31 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from malmen_cli.checkpoint.digests import CHUNK, canonical_json, digest_bytes, digest_file, is_digest, short, tag
-from malmen_cli.checkpoint.safetensors_file import SafetensorsHeader, TensorSlot, open_regular, read_header
+from malmen_cli.checkpoint.safetensors_file import (
+    BITS,
+    SafetensorsHeader,
+    TensorSlot,
+    bits_of,
+    open_regular,
+    read_header,
+)
 from malmen_cli.errors import UnsafeFile, UnsupportedModel, UsageError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-LARGEST_INDEX = 100_000_000  # bytes
+LARGEST_INDEX = 64 << 20  # bytes: some 600,000 tensors
 
 # Papers beside the model: a corrected README does not make it another base, nor does what an export says of its origin.
 _DOCUMENTATION = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", "malmen.json")
 _DOCUMENTATION_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "README")
+
+# What transformers looks for in a folder, whether or not it was there at first: one whole file wins over shards.
+ADAPTER = "adapter_config.json"
+_LOADED = (
+    *(SINGLE, INDEX, ADAPTER, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
+    *("spiece.model", "sentencepiece.bpe.model"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +64,24 @@ class WeightFile:
     digest: str
 
 
+class _Tensors(dict[str, TensorRecord]):
+    def __missing__(self, name: str) -> TensorRecord:
+        raise UnsafeFile(f"the model has no tensor {name!r}", remedy="run malmen verify")
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """What a model folder held when it was read. `others` are its remaining top-level files but for documentation."""
+    """What a model folder held when it was read. `others` are its remaining top-level files but for documentation.
+
+    Asking `tensors` for a name that the model has not raises UnsafeFile: names come from ledgers and editors.
+    """
 
     tensors: dict[str, TensorRecord]
     weights: dict[str, WeightFile]
     others: dict[str, str]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tensors", _Tensors(self.tensors))
 
     def to_json(self) -> str:
         return canonical_json(asdict(self))
@@ -65,15 +92,17 @@ class Manifest:
         try:
             obj = json.loads(text)
             tensors = {name: _tensor_record(record) for name, record in obj["tensors"].items()}
-            weights = {bare_name(name): WeightFile(**record) for name, record in obj["weights"].items()}
+            weights = {bare_name(name): _weight_file(record) for name, record in obj["weights"].items()}
             others = {bare_name(name): digest for name, digest in obj["others"].items()}
             for record in tensors.values():
-                if not weights[record.file].header_size <= record.start <= record.stop <= weights[record.file].size:
+                file = weights[record.file]
+                if not 0 <= file.header_size <= record.start <= record.stop <= file.size:
                     raise ValueError("a tensor lies outside its file")
             digests = [record.digest for record in tensors.values()] + [*others.values()]
             digests += [digest for weight in weights.values() for digest in (weight.digest, weight.header_digest)]
             if not all(map(is_digest, digests)):
                 raise ValueError("a digest is malformed")
+            "".join(tensors).encode()  # names are text
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UnsafeFile(f"the stored manifest is damaged: {error}", remedy="run malmen verify") from error
         return cls(tensors, weights, others)
@@ -85,9 +114,7 @@ class Manifest:
 
     def slot(self, name: str) -> TensorSlot:
         """Where tensor `name` lies in its file. Raises UnsafeFile for a name that the model has not."""
-        record = self.tensors.get(name)
-        if record is None:
-            raise UnsafeFile(f"the model has no tensor {name!r}", remedy="run malmen verify")
+        record = self.tensors[name]
         return TensorSlot(name, record.dtype, record.shape, record.start, record.stop)
 
 
@@ -116,8 +143,8 @@ def read_manifest(folder: Path) -> Manifest:
 def check_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, str]) -> list[str]:
     """What differs, in words, between a folder and its manifest with the digests of the edited tensors in `state`.
 
-    Files that the manifest does not know are no difference. Reads every weight byte once; never writes, never raises
-    for damage.
+    A file that the manifest does not know is a difference where a model's loading would look at it. Reads every weight
+    byte once; never writes, never raises for damage.
     """
     found, differences = tensor_digests(folder, manifest)
     for tensor, digest in found.items():
@@ -131,8 +158,11 @@ def check_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, str])
 
 
 def other_differences(folder: Path, manifest: Manifest) -> list[str]:
-    """What differs, in words, of the files of a folder that hold no weights."""
-    return [words for name, digest in manifest.others.items() for words in _check_other(folder / name, name, digest)]
+    """What differs, in words, of the files of a folder that hold no weights, and of which of them there are."""
+    known = manifest.weights.keys() | manifest.others.keys()
+    added = [f"{name} was added" for name in _LOADED if name not in known and os.path.lexists(folder / name)]
+    changed = [words for name, digest in manifest.others.items() for words in _check_other(folder / name, name, digest)]
+    return changed + added
 
 
 def tensor_digests(folder: Path, manifest: Manifest) -> tuple[dict[str, str], list[str]]:
@@ -167,8 +197,12 @@ def documentation_files(folder: Path) -> list[str]:
 def require_weights(folder: Path) -> str:
     """The name of the file that a folder's weights begin at, the whole file before an index.
 
-    Raises UnsupportedModel where there is neither.
+    Raises UnsupportedModel where there is neither, or an adapter, which would be loaded on top of some other model.
     """
+    if os.path.lexists(folder / ADAPTER):
+        raise UnsupportedModel(
+            f"{folder} holds an adapter ({ADAPTER})", remedy="merge it into its base model, and save that"
+        )
     for name in (SINGLE, INDEX):
         if (folder / name).exists() or (folder / name).is_symlink():
             return name
@@ -254,9 +288,9 @@ def _weights_now(path: Path, name: str, weights: WeightFile, manifest: Manifest)
 
 
 def _check_other(path: Path, name: str, digest: str) -> list[str]:
-    if not path.is_file():
-        return [f"{name} is missing"]
     try:
+        if not path.is_file():
+            return [f"{name} is missing"]
         found = digest_file(path)
     except OSError as error:
         return [f"{name} cannot be read ({error.strerror})"]
@@ -269,7 +303,9 @@ def _other_files(folder: Path) -> list[Path]:
 
 def is_bare(name: str) -> bool:
     """Whether this is the plain name of a file in a folder, and not hidden."""
-    return bool(name) and not name.startswith(".") and name.isprintable() and not any(mark in name for mark in "/\\:")
+    if not name or name.startswith(".") or not name.isprintable() or any(mark in name for mark in "/\\:"):
+        return False
+    return len(name.encode()) <= 255  # no file system takes longer ones
 
 
 def _is_ignored(name: str) -> bool:
@@ -281,4 +317,17 @@ def _is_documentation(name: str) -> bool:
 
 
 def _tensor_record(record: dict[str, Any]) -> TensorRecord:
-    return TensorRecord(**{**record, "shape": tuple(record["shape"])})
+    found = TensorRecord(**{**record, "shape": tuple(record["shape"])})
+    if found.dtype not in BITS or not all(type(size) is int for size in (found.start, found.stop, *found.shape)):
+        raise ValueError("a tensor has an unknown dtype, or sizes that are no numbers")
+    bits = 8 * (found.stop - found.start)
+    if any(size < 0 for size in found.shape) or bits_of(found.shape, found.dtype, bits) != bits:
+        raise ValueError("a tensor's shape is not that of its bytes")
+    return found
+
+
+def _weight_file(record: dict[str, Any]) -> WeightFile:
+    found = WeightFile(**record)
+    if type(found.size) is not int or type(found.header_size) is not int:
+        raise ValueError("a file's size is no number")
+    return found

@@ -7,10 +7,11 @@ link into a hub cache must never be written through.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from typing import BinaryIO
 from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.errors import UnsafeFile
 
-LARGEST_HEADER = 100_000_000  # bytes, the format's own limit
+# Bytes. The format's own limit is 100 MB, which as JSON could take 2.6 GB; this is room for 300,000 tensors in a file.
+LARGEST_HEADER = 32 << 20
+LARGEST_SHAPE = (1 << 64) - 1  # of all sizes of a shape together: the library counts in 64 bits
 
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -59,7 +62,7 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        if path.is_symlink():
+        if error.errno == errno.ELOOP:
             remedy = "malmen edits files in place: copy the folder with its links resolved (cp -rL) and use the copy"
             raise UnsafeFile(f"{path} is a link", remedy=remedy) from error
         remedy = "check the file and its permissions"
@@ -100,13 +103,13 @@ def read_tensor(path: Path, slot: TensorSlot) -> bytes:
 
 def _slots(path: Path, text: bytes, begin: int, size: int) -> dict[str, TensorSlot]:
     try:
-        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
+        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates, parse_int=_natural)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, f"its header is not clean JSON ({error})") from error
     if not text.startswith(b"{") or not isinstance(header, dict):
         raise _malformed(path, "its header is not a JSON object")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    if not isinstance(metadata, dict) or not all(_is_text(text) for item in metadata.items() for text in item):
         raise _malformed(path, "its metadata is not a table of texts")
     slots = sorted((_slot(path, name, entry, begin, size) for name, entry in header.items()), key=_file_order)
     reached = begin
@@ -132,19 +135,19 @@ def _slot(path: Path, name: str, entry: object, begin: int, size: int) -> Tensor
     start, stop = begin + offsets[0], begin + offsets[1]
     if not start <= stop <= size:
         raise _malformed(path, f"tensor {name!r} lies outside the file")
-    if _bits(shape, dtype, 8 * size) != 8 * (stop - start):
+    if bits_of(shape, dtype, 8 * size) != 8 * (stop - start):
         raise _malformed(path, f"tensor {name!r} of shape {shape} and dtype {dtype} does not take {stop - start} bytes")
     return TensorSlot(name, dtype, tuple(shape), start, stop)
 
 
-def _bits(shape: list[int], dtype: str, limit: int) -> int:
+def bits_of(shape: Sequence[int], dtype: str, limit: int) -> int:
     """Bits a tensor takes; more than `limit` where it could not fit anyway, without multiplying huge sizes out."""
-    bits = 0 if 0 in shape else BITS[dtype]
-    for size in shape if bits else ():
-        bits *= size
-        if bits > limit:
-            break
-    return bits
+    count = 1
+    for size in shape:
+        count *= size
+        if max(count, size) > LARGEST_SHAPE:
+            return limit + 1
+    return count * BITS[dtype]
 
 
 def _file_order(slot: TensorSlot) -> tuple[int, int]:
@@ -155,12 +158,18 @@ def _are_sizes(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
 
 
-def _is_text(name: str) -> bool:
+def _natural(digits: str) -> int:
+    """The library takes no -0 for a size."""
+    if digits.startswith("-"):
+        raise ValueError("a number is negative")
+    return int(digits)
+
+
+def _is_text(value: object) -> bool:
     try:
-        name.encode()
+        return isinstance(value, str) and b"\0" not in value.encode()
     except UnicodeEncodeError:
         return False
-    return "\0" not in name
 
 
 def _no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:

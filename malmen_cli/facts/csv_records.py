@@ -19,17 +19,16 @@ from collections import Counter
 from collections.abc import Iterator
 
 from malmen_cli.errors import BadFacts
-from malmen_cli.facts.decoding import UNDECODED, Problem
-from malmen_cli.facts.fields import printable
+from malmen_cli.facts.decoding import UNDECODED, Problems
+from malmen_cli.facts.fields import listed
 from malmen_cli.facts.json_records import one_value
 
 COLUMNS = ("prompt", "target", "subject", "rephrases", "unrelated", "tags", "source")
 
 _NEEDED = ("prompt", "target")
 _LISTS = ("rephrases", "unrelated", "tags")
-_FIRST_LINE = re.compile(r"\S[^\r\n]*")
+_FIRST_LINE = re.compile(r"\S[^\r\n]{0,65535}")  # a header is shorter: all of a file that is no CSV may be one line
 _NEWLINE = re.compile(r"\r\n|\r|\n")
-_SHOWN = 5  # unknown columns that are named: all of a file that is no CSV may be one line
 
 
 def is_csv(text: str) -> bool:
@@ -40,7 +39,7 @@ def is_csv(text: str) -> bool:
     return any(_column(cell) in _NEEDED for _, header in _rows(first[0]) if isinstance(header, list) for cell in header)
 
 
-def csv_records(text: str, problems: list[Problem]) -> Iterator[tuple[int, dict[str, object]]]:
+def csv_records(text: str, problems: Problems) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield (line, fields) for every row below the header; `problems` gets the others. Empty rows are skipped.
 
     A row that is no CSV is left where its error is found, and reading goes on at the next line. Nothing is read below
@@ -50,18 +49,18 @@ def csv_records(text: str, problems: list[Problem]) -> Iterator[tuple[int, dict[
     line, header = next(rows, (1, list(_NEEDED)))  # of an empty text there is nothing to say here
     columns = [] if isinstance(header, str) else [_column(cell) for cell in header]
     if wrong := [header] if isinstance(header, str) else list(_wrong_columns(columns)):
-        problems += [(line, f"{reason}; nothing after it was read") for reason in wrong]
+        problems.add(line, *(f"{reason}; nothing after it was read" for reason in wrong))
         return
     for line, cells in rows:
         if isinstance(cells, str):
-            problems.append((line, cells))
+            problems.add(line, cells)
         elif len(cells) != len(columns):
-            problems.append((line, f"the header names {len(columns)} columns, this row has {len(cells)}"))
+            problems.add(line, f"the header names {len(columns)} columns, this row has {len(cells)}")
         else:
             try:
                 row = {name: _value(name, cell) for name, cell in zip(columns, cells, strict=True)}
             except BadFacts as error:
-                problems += [(line, reason) for reason in error.problems]
+                problems.add(line, *error.problems)
             else:
                 yield line, row
 
@@ -92,11 +91,10 @@ def _column(cell: str) -> str:
 
 def _wrong_columns(columns: list[str]) -> Iterator[str]:
     """What is wrong with a header."""
-    if unknown := [f"'{printable(name)}'" for name in columns if name not in COLUMNS]:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-        yield f"unknown column {', '.join(unknown[:_SHOWN])}{more}; known are {', '.join(COLUMNS)}"
-    if repeated := [f"'{name}'" for name, count in Counter(columns).items() if count > 1 and name in COLUMNS]:
-        yield f"column named more than once: {', '.join(repeated)}"
+    if unknown := dict.fromkeys(name for name in columns if name not in COLUMNS):
+        yield f"unknown column {listed(unknown)}; known are {', '.join(COLUMNS)}"
+    if repeated := [name for name, count in Counter(columns).items() if count > 1 and name in COLUMNS]:
+        yield f"column named more than once: {listed(repeated)}"
     if missing := [f"'{name}'" for name in _NEEDED if name not in columns]:
         yield f"the header names no column {' and no '.join(missing)}"
 

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import re
 
+MAX_PROBLEMS = 10_000  # that are named of one file or one record; nobody corrects more by hand, and memory is bounded
+
 Problem = tuple[int, str]  # line, reason
 
 # How `decoded` shows bytes that are not UTF-8.
 UNDECODED = re.compile("[\udc80-\udcff]")
+
+
+class Problems:
+    """What is wrong with a file, in the order it is found: the first `MAX_PROBLEMS` by line, the others counted."""
+
+    def __init__(self) -> None:
+        self.named: list[Problem] = []
+        self.more = 0
+
+    def add(self, line: int, *reasons: str) -> None:
+        """Note what is wrong at a line."""
+        room = MAX_PROBLEMS - len(self.named)
+        self.named += [(line, reason) for reason in reasons[:room]]
+        self.more += max(0, len(reasons) - room)
+
+    def __len__(self) -> int:
+        return len(self.named) + self.more
 
 
 def decoded(data: bytes) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from typing import NoReturn
 
 from malmen_cli.errors import BadFacts
+from malmen_cli.facts.decoding import MAX_PROBLEMS
 
 MAX_TEXT_BYTES = 64 * 1024  # of one prompt, target, subject, tag or source, in UTF-8
+_LISTED = 5  # names in one problem: a stranger's record may hold a million
 
 # C0 and C1 controls, line separators, bidirectional marks, embeddings, overrides and isolates, lone surrogates.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -28,6 +31,12 @@ def printable(text: str, limit: int | None = 60) -> str:
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def listed(names: Collection[str], prefix: str = "") -> str:
+    """Names in quotes, fit for a terminal; all but the first few are only counted."""
+    first = ", ".join(f"'{prefix}{printable(name)}'" for name in islice(names, _LISTED))
+    return first + (f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else "")
 
 
 class Fields:
@@ -58,8 +67,8 @@ class Fields:
 
     def only(self, *known: str) -> None:
         """Note every field that is not among `known`: most often one misspelt."""
-        if unknown := [f"'{self.prefix}{printable(key)}'" for key in self.row if key not in known]:
-            self.problems.append(f"unknown field {', '.join(unknown)}; known are {', '.join(known)}")
+        if unknown := [key for key in self.row if key not in known]:
+            self._note(f"unknown field {listed(unknown, self.prefix)}; known are {', '.join(known)}")
 
     def text(self, key: str, *, strip: Callable[[str], str] = str.strip) -> str:
         """A text that must be there."""
@@ -104,12 +113,17 @@ class Fields:
 
     def refuse(self, key: str, reason: str) -> None:
         """Note what is wrong with a field."""
-        self.problems.append(f"'{self.prefix}{printable(key)}' {reason}")
+        self._note(f"'{self.prefix}{printable(key)}' {reason}")
 
     def check(self) -> None:
         """Raises BadFacts with one problem per thing wrong, if anything is."""
         if self.problems:
             raise BadFacts(self.problems)
+
+    def _note(self, problem: str) -> None:
+        """Up to one more than a file may have: that there are more is then said of the file."""
+        if len(self.problems) <= MAX_PROBLEMS:
+            self.problems.append(problem)
 
     def _inner(self, name: str, row: Mapping[str, object]) -> Fields:
         return Fields(row, prefix=f"{self.prefix}{printable(name)}.", problems=self.problems, sparse=self.sparse)

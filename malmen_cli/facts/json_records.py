@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 
 from malmen_cli.errors import BadFacts
-from malmen_cli.facts.decoding import UNDECODED, Problem
-from malmen_cli.facts.fields import printable, refuse
+from malmen_cli.facts.decoding import UNDECODED, Problems
+from malmen_cli.facts.fields import listed, refuse
 
 _SPACE = re.compile(r"[ \t\r\n]*")  # JSON's own; str.strip() would eat more
 
 
-def json_records(text: str, problems: list[Problem]) -> Iterator[tuple[int, object]]:
+def json_records(text: str, problems: Problems) -> Iterator[tuple[int, object]]:
     """Yield (line, value) for every record of `text`; `problems` gets the others.
 
     In JSON Lines every line stands alone and blank ones are skipped. An array (the first character is `[`) may be
@@ -31,7 +30,10 @@ def one_value(text: str) -> object:
     Raises:
         BadFacts: with the one reason why it is none.
     """
-    decoder = _Decoder()
+    return _value(_Decoder(), text)
+
+
+def _value(decoder: _Decoder, text: str) -> object:
     if UNDECODED.search(text):
         refuse("not UTF-8")
     try:
@@ -41,27 +43,33 @@ def one_value(text: str) -> object:
     if _skip_space(text, end) < len(text):
         refuse(f"not JSON: more after the end of the record (column {end + 1})")
     if decoder.repeated:
-        refuse(f"given more than once: {', '.join(decoder.repeated)}")
+        refuse(f"given more than once: {listed(decoder.repeated)}")
     return value
 
 
-def _lines(text: str, problems: list[Problem]) -> Iterator[tuple[int, object]]:
-    for line, record in enumerate(text.split("\n"), start=1):  # not splitlines: U+2028 may stand inside a JSON text
+def _lines(text: str, problems: Problems) -> Iterator[tuple[int, object]]:
+    decoder = _Decoder()
+    for line, record in enumerate(_split(text), start=1):
         if not record.strip(" \t\r"):
             continue
         try:
-            yield line, one_value(record)
+            yield line, _value(decoder, record)
         except BadFacts as error:
-            problems += [(line, reason) for reason in error.problems]
+            problems.add(line, *error.problems)
 
 
-def _array(text: str, position: int, problems: list[Problem]) -> Iterator[tuple[int, object]]:
+def _split(text: str) -> Iterator[str]:
+    """The lines one by one. Not splitlines: U+2028 may stand inside a JSON text; nor split: they may be millions."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
+def _array(text: str, position: int, problems: Problems) -> Iterator[tuple[int, object]]:
     decoder = _Decoder()
-    newlines = [match.start() for match in re.finditer("\n", text)]
-
-    def line_at(index: int) -> int:
-        return bisect_left(newlines, index) + 1
-
+    line_at = _LineCounter(text)
     start = _skip_space(text, position)
     ending = text[start : start + 1] == "]"
     end = start
@@ -70,23 +78,35 @@ def _array(text: str, position: int, problems: list[Problem]) -> Iterator[tuple[
             value, end = decoder.take(text, start)
         except _BROKEN as error:
             index = error.pos if isinstance(error, json.JSONDecodeError) else start
-            problems.append((line_at(index), f"{_reason(error)}; nothing after it was read"))
+            problems.add(line_at(index), f"{_reason(error)}; nothing after it was read")
             return
         if undecoded := UNDECODED.search(text, start, end):
-            problems.append((line_at(undecoded.start()), "not UTF-8"))
+            problems.add(line_at(undecoded.start()), "not UTF-8")
         elif decoder.repeated:
-            problems.append((line_at(start), f"given more than once: {', '.join(decoder.repeated)}"))
+            problems.add(line_at(start), f"given more than once: {listed(decoder.repeated)}")
         else:
             yield line_at(start), value
         end = _skip_space(text, end)
         ending = text[end : end + 1] == "]"
         if not ending and text[end : end + 1] != ",":
-            problems.append((line_at(end), "not JSON: ',' or ']' must follow a record; nothing after it was read"))
+            problems.add(line_at(end), "not JSON: ',' or ']' must follow a record; nothing after it was read")
             return
         start = _skip_space(text, end + 1)
     after = _skip_space(text, end + 1)
     if after < len(text):
-        problems.append((line_at(after), "not JSON: more after the end of the list"))
+        problems.add(line_at(after), "not JSON: more after the end of the list")
+
+
+class _LineCounter:
+    """The line of an index in a text, counted on from the last one that was asked for; asked in ascending order."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.index, self.line = text, 0, 1
+
+    def __call__(self, index: int) -> int:
+        self.line += self.text.count("\n", self.index, index)
+        self.index = index
+        return self.line
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -121,5 +141,5 @@ class _Decoder(json.JSONDecoder):
         fields = dict(pairs)
         if len(fields) < len(pairs):
             counts = Counter(key for key, _ in pairs)
-            self.repeated += [f"'{printable(key)}'" for key, count in counts.items() if count > 1]
+            self.repeated += [key for key, count in counts.items() if count > 1]
         return fields

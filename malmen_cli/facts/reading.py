@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
 from malmen_cli.errors import BadFacts, UsageError
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import Problem, decoded
-from malmen_cli.facts.fact import Fact
+from malmen_cli.facts.decoding import Problems, decoded
+from malmen_cli.facts.fact import Fact, Unrelated
 from malmen_cli.facts.fact_set import FactSet
 from malmen_cli.facts.fields import printable
 from malmen_cli.facts.formats import FactFormat, fact_from_row
@@ -44,10 +44,11 @@ def read_fact_set(
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
-        BadFacts: with every problem as `file:line: reason`, in line order; also for a file without facts.
+        BadFacts: with every problem as `file:line: reason`, in line order (of a file with more than `MAX_PROBLEMS`,
+            the others counted); also for a file without facts.
     """
     name = printable(str(path), limit=None)
-    problems: list[Problem] = []
+    problems = Problems()
     merging = _Merging(on_conflict, problems)
     text = decoded(_bytes(path, stdin))
     if format is None and is_csv(text):
@@ -56,7 +57,7 @@ def read_fact_set(
         try:
             fact = fact_from_row(row, format)
         except BadFacts as error:
-            problems += [(line, reason) for reason in error.problems]
+            problems.add(line, *error.problems)
         else:
             merging.add(line, fact)
 
@@ -66,11 +67,12 @@ def read_fact_set(
             advice.append(f"Correct these lines; malmen's own format is {_LAYOUT}.")
         if merging.contradictions:
             advice.append("Of contradicting lines remove all but one, or choose with --on-conflict first|last.")
-        problems.sort(key=lambda problem: problem[0])
-        raise BadFacts([f"{name}:{line}: {reason}" for line, reason in problems], remedy=" ".join(advice))
+        named = sorted(problems.named, key=lambda problem: problem[0])
+        lines = [f"{name}:{line}: {reason}" for line, reason in named]
+        raise BadFacts(lines, remedy=" ".join(advice), more=problems.more)
     if not merging.kept:
         raise BadFacts([f"{name}:1: no facts in this file"], remedy=f"Give it {_LAYOUT}.")
-    facts = tuple(fact for _, fact in merging.kept.values())
+    facts = tuple(kept.whole() for kept in merging.kept.values())
     source = path if isinstance(path, str) else path.name
     return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
 
@@ -91,33 +93,62 @@ def _bytes(path: Path | Literal["-"], stdin: TextIO | None) -> bytes:
         raise UsageError("cannot read standard input", remedy="Pipe facts into malmen, or name a fact file.") from error
 
 
+@dataclass(slots=True)
+class _Kept:
+    """A fact with what only its repeats know, and the line that vouches for its target and subject."""
+
+    line: int
+    fact: Fact
+    # Rephrases, unrelated prompts and tags of fact and repeats together, in order; repeats may be thousands.
+    lists: tuple[dict[str, None], dict[Unrelated, None], dict[str, None]] | None = None
+
+    def merge(self, line: int, repeat: Fact) -> None:
+        if self.fact.subject is None and repeat.subject is not None:
+            self.line, self.fact = line, replace(self.fact, subject=repeat.subject)
+        if self.fact.source is None and repeat.source is not None:
+            self.fact = replace(self.fact, source=repeat.source)
+        if not (repeat.rephrases or repeat.unrelated or repeat.tags):
+            return
+        if self.lists is None:
+            fact = self.fact
+            self.lists = dict.fromkeys(fact.rephrases), dict.fromkeys(fact.unrelated), dict.fromkeys(fact.tags)
+        rephrases, unrelated, tags = self.lists
+        rephrases.update(dict.fromkeys(repeat.rephrases))
+        unrelated.update(dict.fromkeys(repeat.unrelated))
+        tags.update(dict.fromkeys(repeat.tags))
+
+    def whole(self) -> Fact:
+        if self.lists is None:
+            return self.fact
+        rephrases, unrelated, tags = self.lists
+        return replace(self.fact, rephrases=tuple(rephrases), unrelated=tuple(unrelated), tags=tuple(tags))
+
+
 class _Merging:
     """The facts kept so far, at most one per prompt, and the counts of what was dropped."""
 
-    def __init__(self, on_conflict: OnConflict | None, problems: list[Problem]) -> None:
+    def __init__(self, on_conflict: OnConflict | None, problems: Problems) -> None:
         self.on_conflict = on_conflict
         self.problems = problems
-        self.kept: dict[str, tuple[int, Fact]] = {}  # by prompt: the line that vouches for target and subject, the fact
+        self.kept: dict[str, _Kept] = {}  # by prompt
         self.duplicates = self.contradictions = self.conflicts_dropped = 0
 
     def add(self, line: int, fact: Fact) -> None:
-        if fact.prompt not in self.kept:
-            self.kept[fact.prompt] = (line, fact)
-            return
-        kept_line, kept = self.kept[fact.prompt]
-        if contradiction := _contradiction(kept, kept_line, fact):
+        kept = self.kept.get(fact.prompt)
+        if kept is None:
+            self.kept[fact.prompt] = _Kept(line, fact)
+        elif contradiction := _contradiction(kept.fact, kept.line, fact):
             if self.on_conflict is None:
                 self.contradictions += 1
-                self.problems.append((line, contradiction))
+                self.problems.add(line, contradiction)
                 return
             self.conflicts_dropped += 1
             if self.on_conflict == "last":
                 del self.kept[fact.prompt]  # so that the newcomer takes its own place in the order
-                self.kept[fact.prompt] = (line, fact)
+                self.kept[fact.prompt] = _Kept(line, fact)
         else:
             self.duplicates += 1
-            brings_subject = kept.subject is None and fact.subject is not None
-            self.kept[fact.prompt] = (line if brings_subject else kept_line, _merged(kept, fact))
+            kept.merge(line, fact)
 
 
 def _contradiction(kept: Fact, kept_line: int, fact: Fact) -> str | None:
@@ -129,15 +160,3 @@ def _contradiction(kept: Fact, kept_line: int, fact: Fact) -> str | None:
         here, there = printable(fact.subject), printable(kept.subject)
         return f"prompt '{prompt}' has subject '{here}' here and '{there}' at line {kept_line}"
     return None
-
-
-def _merged(kept: Fact, repeat: Fact) -> Fact:
-    """The kept fact with what only its repeat knows."""
-    return replace(
-        kept,
-        subject=kept.subject or repeat.subject,
-        rephrases=tuple(dict.fromkeys(kept.rephrases + repeat.rephrases)),
-        unrelated=tuple(dict.fromkeys(kept.unrelated + repeat.unrelated)),
-        tags=tuple(dict.fromkeys(kept.tags + repeat.tags)),
-        source=kept.source or repeat.source,
-    )

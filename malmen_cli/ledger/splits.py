@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from malmen_cli.checkpoint.digests import digest_file
-from malmen_cli.errors import UnknownName, UsageError
-from malmen_cli.facts import FactFormat, OnConflict, printable, read_fact_set
+from malmen_cli.errors import UnknownName, UnsafeFile, UsageError
+from malmen_cli.facts import FORMATS, FactFormat, OnConflict, printable, read_fact_set
+from malmen_cli.ledger import row_types
 from malmen_cli.ledger.connection import insert
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import now
@@ -39,7 +40,7 @@ class Split:
         """How the file stands to what was added; a file that cannot be read counts as missing."""
         try:
             return "unchanged" if digest_file(self.path) == self.digest else "changed"
-        except OSError:
+        except (OSError, UnsafeFile):
             return "missing"
 
 
@@ -114,4 +115,10 @@ def _taken(name: str) -> UsageError:
 
 
 def _split(row: sqlite3.Row) -> Split:
-    return Split(**dict(row) | {"path": Path(row["path"])})
+    found = row_types.checked(row, row_types.SPLIT)
+    row_types.check_names(found["name"])
+    row_types.check_paths(found["path"])
+    wrong = found["format"] not in (None, *FORMATS) or found["on_conflict"] not in (None, *get_args(OnConflict))
+    if wrong:
+        raise row_types.damaged("a split's row cannot be one")
+    return Split(**found | {"path": Path(found["path"])})

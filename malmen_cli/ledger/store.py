@@ -10,45 +10,53 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from malmen_cli.checkpoint.digests import ALGORITHM
-from malmen_cli.errors import UnknownName, UnusableLedger, UsageError
+from malmen_cli.errors import BadFacts, UnknownName, UnusableLedger, UsageError
 from malmen_cli.facts import Fact
+from malmen_cli.ledger import row_types
 from malmen_cli.ledger.active_set import EntryFacts, FactRef
 from malmen_cli.ledger.records import (
     FIGURES,
     EditorRecord,
     Entry,
+    Kind,
     ModelRecord,
     ParameterDelta,
     RowPack,
     RowSlice,
     RowSpan,
+    Status,
 )
+
+_KINDS = get_args(Kind)
+_DELTA = row_types.delta_types(FIGURES)
 
 # ---------------------------------------------------------------------------------------------------------- models
 
 
 def models(db: sqlite3.Connection) -> list[ModelRecord]:
-    return [_model(row) for row in db.execute("SELECT * FROM models ORDER BY id")]
+    return [model_from(row) for row in db.execute("SELECT * FROM models ORDER BY id")]
 
 
 def model_named(db: sqlite3.Connection, name: str) -> ModelRecord:
     row = db.execute("SELECT * FROM models WHERE name = ?", (name,)).fetchone()
     if row is None:
         raise UnknownName(f"no model is registered as {name!r}", remedy="see malmen models list")
-    return _model(row)
+    return model_from(row)
 
 
 def model_at(db: sqlite3.Connection, folder: Path) -> ModelRecord | None:
     """The model whose checkpoint lies in `folder`, if one is registered."""
     row = db.execute("SELECT * FROM models WHERE path = ?", (str(folder.resolve()),)).fetchone()
-    return None if row is None else _model(row)
+    return None if row is None else model_from(row)
 
 
 def model_with_id(db: sqlite3.Connection, model_id: int) -> ModelRecord:
-    return _model(_single(db.execute("SELECT * FROM models WHERE id = ?", (model_id,)).fetchall(), f"model {model_id}"))
+    return model_from(
+        _single(db.execute("SELECT * FROM models WHERE id = ?", (model_id,)).fetchall(), f"model {model_id}")
+    )
 
 
 def only_model(db: sqlite3.Connection) -> ModelRecord:
@@ -89,7 +97,7 @@ def entries(db: sqlite3.Connection, model_id: int | None = None, limit: int | No
     order = "created_at DESC, number DESC" if model_id is None else "number DESC"  # a clock may go back
     query = f"SELECT * FROM entries WHERE ? IN (model_id, -1) ORDER BY {order} LIMIT ?"
     arguments = (-1 if model_id is None else model_id, -1 if limit is None else limit)
-    return [_entry(row) for row in db.execute(query, arguments)]
+    return [entry_from(row) for row in db.execute(query, arguments)]
 
 
 def head(db: sqlite3.Connection, model_id: int) -> Entry:
@@ -98,13 +106,13 @@ def head(db: sqlite3.Connection, model_id: int) -> Entry:
     row = db.execute(query, (model_id,)).fetchone()
     if row is None:
         raise UnusableLedger("a registered model has no entry", remedy="run malmen verify")
-    return _entry(row)
+    return entry_from(row)
 
 
 def pending_entry(db: sqlite3.Connection, model_id: int) -> Entry | None:
     """The entry that a killed command left half done, if any."""
     row = db.execute("SELECT * FROM entries WHERE model_id = ? AND status = 'pending'", (model_id,)).fetchone()
-    return None if row is None else _entry(row)
+    return None if row is None else entry_from(row)
 
 
 def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None) -> Entry:
@@ -118,22 +126,19 @@ def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None
             model_id = only_model(db).id
         number = int(place[2]) if place[2] else head(db, model_id).number - int(place[1] or 0)
         query = "SELECT * FROM entries WHERE model_id = ? AND number = ?"
-        return _entry(_single(db.execute(query, (model_id, number)).fetchall(), f"entry {text}"))
+        return entry_from(_single(db.execute(query, (model_id, number)).fetchall(), f"entry {text}"))
     prefix = text.strip().lower().removeprefix(f"{ALGORITHM}:")
     if not re.fullmatch(r"[0-9a-f]{4,64}", prefix):
         remedy = "give an id from malmen log (four digits or more), HEAD, HEAD~1 or #7"
         raise UnknownName(f"{text!r} does not name an entry", remedy=remedy)
     query = "SELECT * FROM entries WHERE ? IN (model_id, -1) AND id GLOB ?"
     rows = db.execute(query, (-1 if model_id is None else model_id, f"{ALGORITHM}:{prefix}*")).fetchall()
-    return _entry(_single(rows, f"entry {text}"))
+    return entry_from(_single(rows, f"entry {text}"))
 
 
 def deltas_of(db: sqlite3.Connection, entry_id: str) -> list[ParameterDelta]:
     rows = db.execute("SELECT * FROM parameter_deltas WHERE entry_id = ? ORDER BY tensor", (entry_id,))
-    return [
-        ParameterDelta(row["tensor"], row["before"], row["after"], **{figure: row[figure] for figure in FIGURES})
-        for row in rows
-    ]
+    return [ParameterDelta(**row_types.checked(row, _DELTA)) for row in rows]
 
 
 # ----------------------------------------------------------------------------------------------------------- facts
@@ -145,14 +150,14 @@ def facts_of(db: sqlite3.Connection, entry: Entry) -> list[Fact]:
         "SELECT content FROM fact_set_members JOIN facts ON digest = fact_digest "
         "WHERE fact_set_digest = ? ORDER BY position"
     )
-    return [Fact.from_json(load_json(row["content"])) for row in db.execute(query, (entry.fact_set_digest,))]
+    return [_fact(row["content"]) for row in db.execute(query, (entry.fact_set_digest,))]
 
 
 def facts_with(db: sqlite3.Connection, fact_digests: Iterable[str]) -> dict[str, Fact]:
     """Facts by digest, of those digests that the ledger knows."""
     query = "SELECT digest, content FROM facts WHERE digest IN (SELECT value FROM json_each(?))"
     rows = db.execute(query, (json.dumps(list(fact_digests)),))
-    return {row["digest"]: Fact.from_json(load_json(row["content"])) for row in rows}
+    return {row["digest"]: _fact(row["content"]) for row in rows}
 
 
 def fold(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> list[EntryFacts]:
@@ -163,11 +168,13 @@ def fold(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> lis
         "LEFT JOIN facts ON facts.digest = fact_digest "
         "WHERE model_id = ? AND status = 'applied' AND number <= ifnull(?, number) ORDER BY number, position"
     )
-    facts: dict[tuple[str, str, str | None], list[FactRef]] = {}
+    facts: dict[tuple[Any, ...], list[FactRef]] = {}
     for row in db.execute(query, (model_id, up_to)):
-        of_entry = facts.setdefault((row["id"], row["kind"], row["target"]), [])
+        if row["kind"] not in _KINDS:
+            raise row_types.damaged("an entry is of no kind that there is")
+        of_entry = facts.setdefault(tuple(row_types.checked(row, row_types.FOLD).values()), [])
         if row["fact_digest"] is not None:
-            of_entry.append(FactRef(row["fact_digest"], row["edit_digest"], row["prompt"]))
+            of_entry.append(FactRef(**row_types.checked(row, row_types.FACT_REF)))
     return [EntryFacts(id, kind, tuple(refs), target) for (id, kind, target), refs in facts.items()]
 
 
@@ -182,9 +189,10 @@ def state(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> di
     )
     digests: dict[str, str] = {}
     for row in db.execute(query, (model_id,)):
-        digests.setdefault(row["tensor"], row["before"])
-        if up_to is None or row["number"] <= up_to:
-            digests[row["tensor"]] = row["after"]
+        tensor, before, after, number = row_types.checked(row, row_types.STATE).values()
+        digests.setdefault(tensor, before)
+        if up_to is None or number <= up_to:
+            digests[tensor] = after
     return digests
 
 
@@ -219,7 +227,8 @@ def rows_of(db: sqlite3.Connection, editor_id: str, edit_digests: Iterable[str])
     )
     rows: dict[str, dict[str, RowSlice]] = {}
     for row in db.execute(query, (editor_id, json.dumps(list(edit_digests)))):
-        rows.setdefault(row["layer"], {})[row["edit_digest"]] = RowSlice(row["object"], row["start"], row["count"])
+        layer, edit_digest, object, start, count = row_types.checked(row, row_types.ROWS).values()
+        rows.setdefault(layer, {})[edit_digest] = RowSlice(object, start, count)
     return rows
 
 
@@ -229,26 +238,25 @@ def packs_of(db: sqlite3.Connection, entry_id: str) -> list[RowPack]:
         "SELECT id, editor_id, layer, object, edit_digest, start, count FROM row_packs "
         "LEFT JOIN fact_rows ON id = pack_id WHERE entry_id = ? ORDER BY layer, start"
     )
-    packs: dict[tuple[int, str, str, str], list[RowSpan]] = {}
+    packs: dict[tuple[Any, ...], list[RowSpan]] = {}
     for row in db.execute(query, (entry_id,)):
-        spans = packs.setdefault((row["id"], row["editor_id"], row["layer"], row["object"]), [])
+        spans = packs.setdefault(tuple(row_types.checked(row, row_types.PACK).values()), [])
         if row["edit_digest"] is not None:
-            spans.append(RowSpan(row["edit_digest"], row["start"], row["count"]))
-    return [RowPack(editor_id, layer, object, tuple(spans)) for (_, editor_id, layer, object), spans in packs.items()]
+            spans.append(RowSpan(**row_types.checked(row, row_types.SPAN)))
+    return [RowPack(editor_id, layer, object, tuple(spans)) for (editor_id, layer, object, _), spans in packs.items()]
 
 
 # --------------------------------------------------------------------------------------------------------- helpers
 
 
-def load_json(text: object) -> dict[str, Any]:
-    """A JSON object from a column. Raises UnusableLedger: a ledger may have been tampered with."""
+load_json = row_types.json_object
+
+
+def _fact(content: object) -> Fact:
     try:
-        value = json.loads(text) if isinstance(text, str) else None
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise UnusableLedger("a row of the ledger does not hold the JSON it should", remedy="run malmen verify")
-    return value
+        return Fact.from_json(row_types.json_object(content))
+    except BadFacts as error:
+        raise row_types.damaged(f"a fact's row cannot be one: {error.problems[0]}") from None
 
 
 def _single(rows: list[sqlite3.Row], what: str) -> sqlite3.Row:
@@ -260,23 +268,35 @@ def _single(rows: list[sqlite3.Row], what: str) -> sqlite3.Row:
     return rows[0]
 
 
-def _model(row: sqlite3.Row) -> ModelRecord:
+def model_from(row: sqlite3.Row) -> ModelRecord:
+    found = row_types.checked(row, row_types.MODEL)
+    row_types.check_names(found["name"])
+    row_types.check_paths(found["path"])
+    row_types.check_digests(found["base_digest"])
     return ModelRecord(
-        id=row["id"],
-        name=row["name"],
-        path=Path(row["path"]),
-        base_digest=row["base_digest"],
-        manifest_json=row["manifest"],
-        architecture=load_json(row["architecture"]),
-        created_at=row["created_at"],
+        id=found["id"],
+        name=found["name"],
+        path=Path(found["path"]),
+        base_digest=found["base_digest"],
+        manifest_json=found["manifest"],
+        architecture=row_types.json_object(found["architecture"]),
+        created_at=found["created_at"],
     )
 
 
 def _editor(row: sqlite3.Row) -> EditorRecord:
-    values = dict(row)
-    values |= {name: load_json(row[name]) for name in ("config", "scores")}
-    return EditorRecord(**values | {"per_fact": bool(row["per_fact"])})
+    found = row_types.checked(row, row_types.EDITOR)
+    row_types.check_names(found["id"])
+    found["config"] = row_types.json_object(found["config"], row_types.EDITOR_CONFIG)
+    found["scores"] = row_types.json_object(found["scores"], row_types.EDITOR_SCORES)
+    return EditorRecord(**found | {"per_fact": bool(found["per_fact"])})
 
 
-def _entry(row: sqlite3.Row) -> Entry:
-    return Entry(**dict(row) | {"details": load_json(row["details"])})
+def entry_from(row: sqlite3.Row) -> Entry:
+    found = row_types.checked(row, row_types.ENTRY)
+    if found["kind"] not in get_args(Kind) or found["status"] not in get_args(Status):
+        raise row_types.damaged("an entry is of no kind or status that there is")
+    row_types.check_names(found["editor_id"])
+    row_types.check_digests(*(found[name] for name in ("id", "parent", "target", "fact_set_digest", "active_digest")))
+    shape = row_types.REGISTER_DETAILS if found["kind"] == "register" else row_types.DETAILS
+    return Entry(**found | {"details": row_types.json_object(found["details"], shape)})

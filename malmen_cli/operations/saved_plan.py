@@ -20,7 +20,7 @@ from malmen_cli.ledger import Ledger, ModelRecord, store
 from malmen_cli.operations.active import Proposal
 
 FORMAT = 1
-LARGEST = 1 << 30  # bytes
+LARGEST = 128 << 20  # bytes: some 200,000 facts; a crafted file takes up to 30 times its size in memory
 _TEXTS = ("model", "base", "head", "editor", "active_digest", "fact_set", "source")
 
 
@@ -37,7 +37,7 @@ class SavedPlan:
 
 
 def save_plan(path: Path, proposal: Proposal) -> None:
-    """Write the plan, replacing a file that is there. Raises UsageError where that cannot be."""
+    """Write the plan, replacing a file that is there. Raises UsageError where that cannot be, or for a huge one."""
     facts = proposal.facts
     said = {
         "malmen_plan": FORMAT,
@@ -52,8 +52,14 @@ def save_plan(path: Path, proposal: Proposal) -> None:
         "conflicts_dropped": facts.conflicts_dropped,
         "facts": [json.loads(fact.canonical_json()) for fact in facts],
     }
+    data = (json.dumps(said, indent=1) + "\n").encode()
+    if len(data) > LARGEST:
+        raise UsageError(
+            f"a plan of {len(facts):,} facts would take {len(data):,} bytes, more than the {LARGEST:,} that are read",
+            remedy="Apply the facts from their file, without a plan, or in parts.",
+        )
     refuse_other_files(path)
-    write_durably(path, (json.dumps(said, indent=1) + "\n").encode())
+    write_durably(path, data)
 
 
 def refuse_other_files(path: Path) -> None:
@@ -88,8 +94,11 @@ def _checked(said: Mapping[str, Any]) -> SavedPlan:
     counts = ("duplicates", "conflicts_dropped")
     wrong += [name for name in counts if type(said.get(name)) is not int or said[name] < 0]
     wrong += [name for name in ("base", "head", "active_digest", "fact_set") if not is_digest(str(said.get(name)))]
-    if wrong or not isinstance(said.get("facts"), list) or not said["facts"]:
-        raise ValueError(f"unusable: {', '.join(dict.fromkeys([*wrong, *([] if wrong else ['facts'])]))}")
+    facts_given = said.get("facts")
+    if not isinstance(facts_given, list) or not facts_given or not all(isinstance(fact, dict) for fact in facts_given):
+        wrong.append("facts")
+    if wrong:
+        raise ValueError(f"unusable: {', '.join(dict.fromkeys(wrong))}")
     facts = FactSet(
         tuple(Fact.from_json(fact) for fact in said["facts"]),
         said["source"],
