@@ -8,6 +8,7 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine
 
+from malmen_cli.ledger import seals
 from malmen_cli.ledger.schema import metadata
 
 
@@ -18,6 +19,13 @@ def check_foreign_keys(ctx: MigrationContext, **_: Any) -> None:
         raise RuntimeError(f"the migration would leave {len(broken)} rows that point nowhere, it was undone")
 
 
+def seal(ctx: MigrationContext, **_: Any) -> None:
+    """Runs inside each migration's transaction, after its revision is recorded: the schema is sealed too."""
+    connection = None if ctx.connection is None else ctx.connection.connection.driver_connection
+    if connection is not None and connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'seals'").fetchone():
+        seals.seal_all(connection)
+
+
 def migrate(engine: Engine) -> None:
     with engine.connect() as connection:
         context.configure(
@@ -26,7 +34,7 @@ def migrate(engine: Engine) -> None:
             transactional_ddl=True,
             transaction_per_migration=True,
             render_as_batch=True,
-            on_version_apply=check_foreign_keys,
+            on_version_apply=(check_foreign_keys, seal),
         )
         with context.begin_transaction():
             context.run_migrations()

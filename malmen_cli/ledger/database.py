@@ -13,14 +13,15 @@ from pathlib import Path
 from types import TracebackType
 
 from malmen_cli.checkpoint.durable import fsync_folder
-from malmen_cli.checkpoint.lock import checkpoint_lock
-from malmen_cli.errors import UnusableLedger, UsageError
+from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
+from malmen_cli.errors import OutdatedLedger, UnusableLedger, UsageError
+from malmen_cli.ledger import seals
 from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, connect, explained, schema_revision
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.workspace import FOLDER, Workspace, check_owner
 
 
-def create_workspace(folder: Path) -> Workspace:
+def create_workspace(folder: Path, timeout: float = PATIENCE) -> Workspace:
     """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date."""
     from malmen_cli.ledger.schema_upgrade import upgrade_schema
 
@@ -36,7 +37,7 @@ def create_workspace(folder: Path) -> Workspace:
     except OSError as error:
         remedy = "choose a folder that exists and that you may write in"
         raise UsageError(f"cannot make a workspace in {folder}: {error.strerror}", remedy=remedy) from error
-    upgrade_schema(workspace)
+    upgrade_schema(workspace, timeout=timeout)
     return workspace
 
 
@@ -57,13 +58,13 @@ class Ledger:
         A writing open creates or upgrades the schema. A reading open changes nothing and raises UnusableLedger where
         that would be needed; so does either for a damaged database or one of a newer malmen.
         """
-        revision = schema_revision(workspace)
+        revision = schema_revision(workspace, writing=writing)
         if revision is not None and revision not in REVISIONS:
             raise UnusableLedger(f"{workspace.database} was made by a newer malmen", remedy="upgrade malmen")
         if revision != SCHEMA_REVISION:
             if not writing:
                 state = "has no ledger yet" if revision is None else f"has the older schema {revision}"
-                raise UnusableLedger(
+                raise OutdatedLedger(
                     f"{workspace.root} {state}", remedy="run malmen init there: it makes or upgrades it"
                 )
             from malmen_cli.ledger.schema_upgrade import upgrade_schema
@@ -82,11 +83,17 @@ class Ledger:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the database's only write lock from its first statement on; all or nothing."""
+        """A transaction that holds the database's only write lock from its first statement on; all or nothing.
+
+        It ends with the seals of what it changed; one that was broken before it stays broken.
+        """
         if not self.writable or self._connection.in_transaction:
             raise RuntimeError("a writing transaction needs a ledger opened for writing, and none around it")
         with self._transaction("BEGIN IMMEDIATE"):
+            before, changes = seals.read(self._connection), self._connection.total_changes
             yield self._connection
+            if self._connection.total_changes != changes:
+                seals.renew(self._connection, before)
 
     @contextmanager
     def hold(self, command: str, timeout: float = math.inf) -> Iterator[None]:

@@ -165,3 +165,10 @@ Table(
     Column("digest", Text, primary_key=True),
     Column("dropped_at", Text, nullable=False),
 )
+
+Table(
+    "seals",  # a digest over each part that the chain does not reach; see seals.py
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+)

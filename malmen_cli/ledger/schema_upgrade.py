@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 import malmen_cli
-from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.errors import UnusableLedger
 from malmen_cli.ledger.connection import connect, explained, schema_revision
 from malmen_cli.ledger.workspace import Workspace
@@ -43,17 +43,17 @@ def migration_engine(database: Path) -> Engine:
     return engine
 
 
-def upgrade_schema(workspace: Workspace, revision: str = "head") -> None:
+def upgrade_schema(workspace: Workspace, revision: str = "head", timeout: float = PATIENCE) -> None:
     """Create the ledger or bring it to `revision`; each migration and its record are one transaction.
 
     Raises UnusableLedger for a damaged database or one of a newer malmen, Locked while another process upgrades it.
     """
-    schema_revision(workspace)  # says so when a ledger was lost
+    schema_revision(workspace, writing=True)  # says so when a ledger was lost
     engine = migration_engine(workspace.database)
     config = alembic_config()
     config.attributes["connection"] = engine
     try:
-        with checkpoint_lock(workspace.root, "upgrade of the ledger", timeout=30), explained(workspace.database):
+        with checkpoint_lock(workspace.root, "upgrade of the ledger", timeout), explained(workspace.database):
             command.upgrade(config, revision)
     except CommandError as error:
         raise UnusableLedger(

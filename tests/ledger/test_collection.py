@@ -105,9 +105,9 @@ class TestStates:
                 db.execute("INSERT INTO dropped_objects VALUES (?, '')", (digest,))
         for digest in (head, base, rows):
             path = ledger.objects.path(digest)
-            path.rename(path.with_name("away"))
+            path.rename(path.with_name(".away"))
             assert problems(ledger) == [f"object {path.name[:10]}: is missing"]
-            path.with_name("away").rename(path)
+            path.with_name(".away").rename(path)
 
     def test_another_model_registered_on_a_dropped_state_keeps_it(self, ledger: Ledger, tmp_path: Path) -> None:
         """A copy of the folder of today is a base of its own; its tensors are objects that gc must not drop."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,8 +23,8 @@ from pytest_alembic.tests import (  # noqa: F401  (collected here)
 from sqlalchemy import Engine, create_engine, inspect
 
 from malmen_cli.errors import UnusableLedger
-from malmen_cli.ledger import Ledger, Workspace, verify_ledger
-from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, connect, schema_revision
+from malmen_cli.ledger import Ledger, Workspace
+from malmen_cli.ledger.connection import BROUGHT, REVISIONS, SCHEMA_REVISION, connect, schema_revision
 from malmen_cli.ledger.schema import metadata
 from malmen_cli.ledger.schema_upgrade import alembic_config as program_config
 from malmen_cli.ledger.schema_upgrade import migration_engine, migrations_folder, upgrade_schema
@@ -49,10 +49,15 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def test_the_program_knows_every_revision_and_its_order() -> None:
+def test_the_program_knows_every_revision_its_order_and_its_tables(workspace: Workspace) -> None:
     script = ScriptDirectory.from_config(program_config())
     assert tuple(reversed([step.revision for step in script.walk_revisions()])) == REVISIONS
     assert script.get_current_head() == SCHEMA_REVISION
+    known: set[str] = {"alembic_version"}
+    for revision, brought in BROUGHT.items():
+        known |= set(brought)
+        upgrade_schema(workspace, revision)
+        assert set(dump(workspace)) == known
 
 
 def test_migrations_arrive_at_the_schema(workspace: Workspace, tmp_path: Path) -> None:
@@ -122,46 +127,9 @@ def test_down_and_up_again_gives_an_empty_ledger_that_works(tmp_path: Path) -> N
     command.downgrade(config, "base")
     engine.dispose()
     assert set(dump(workspace)) == {"alembic_version"}
+    with pytest.raises(UnusableLedger, match="missing or empty"):  # objects without a ledger are no new workspace
+        Ledger.open(workspace, writing=True)
+    shutil.rmtree(workspace.objects)
     with Ledger.open(workspace, writing=True) as ledger:
         assert len(ledger.id()) == 32
     assert dump(workspace)["entries"] == []
-
-
-class TestFromTheFirstRevision:
-    """A ledger as revision 0001 made it: register, two applies, a revert of one fact (ledger_0001.sql)."""
-
-    @pytest.fixture
-    def old(self, workspace: Workspace) -> Workspace:
-        with closing(sqlite3.connect(workspace.database)) as db:
-            db.executescript((Path(__file__).parent / "ledger_0001.sql").read_text("utf-8"))
-        assert schema_revision(workspace) == "0001"
-        return workspace
-
-    def test_no_data_is_lost_up_down_and_up_again(self, old: Workspace) -> None:
-        before = dump(old)
-        config = program_config()
-        config.attributes["connection"] = engine = migration_engine(old.database)
-        for _ in range(2):
-            command.upgrade(config, "0002")
-            with closing(connect(old.database, writing=True)) as db:
-                db.execute("INSERT INTO splits VALUES ('zsre', '/facts.json', NULL, NULL, 'sha256:0', 7, 'now')")
-                db.execute("INSERT INTO dropped_objects VALUES ('sha256:0', 'now')")
-            after = dump(old)
-            assert after.pop("splits") == [("zsre", "/facts.json", None, None, "sha256:0", 7, "now")]
-            assert after.pop("dropped_objects") == [("sha256:0", "now")]
-            assert after.pop("alembic_version") == [("0002",)]
-            assert after == {table: rows for table, rows in before.items() if table != "alembic_version"}
-            command.downgrade(config, "0001")
-            assert dump(old) == before
-        engine.dispose()
-
-    def test_readers_refuse_it_in_words_and_a_writer_upgrades_it(self, old: Workspace) -> None:
-        with pytest.raises(UnusableLedger, match="older schema 0001"):
-            Ledger.open(old)
-        with Ledger.open(old, writing=True):
-            pass
-        with Ledger.open(old) as ledger:
-            # Only the database is kept here: what it says must hold together, what it points at is not there.
-            said = [str(problem) for problem in verify_ledger(ledger).problems]
-        assert all("missing" in line or "does not hold an editor" in line or "checkpoint" in line for line in said)
-        assert not [line for line in said if line.startswith(("entry", "fact", "ledger.db"))]

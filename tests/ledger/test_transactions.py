@@ -165,7 +165,7 @@ class TestRefusalsBeforeAnyWrite:
 
 
 class TestPendingEntries:
-    """Entries as a kill leaves them, made by hand; test_killed.py kills for real."""
+    """Entries as a kill leaves them, made by hand; tests/faults kills for real."""
 
     def interrupt(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, *facts: Fact) -> None:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

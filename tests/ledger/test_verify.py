@@ -45,6 +45,8 @@ def test_a_sound_ledger_has_no_problems(ledger: Ledger) -> None:
         assert verify_ledger(reader, tiny(reader)).problems == []
 
 
+OTHER = f"sha256:{'0' * 64}"  # the digest of nothing
+
 TAMPERINGS = {
     "command of an entry": ("UPDATE entries SET command = 'x' WHERE number = 2", "#2 of tiny"),
     "details of an entry": ("UPDATE entries SET details = '{}' WHERE number = 3", "#3 of tiny"),
@@ -56,7 +58,7 @@ TAMPERINGS = {
     "a removed first entry": ("DELETE FROM entries WHERE number = 1", "does not register the model"),
     "a renumbered entry": ("UPDATE entries SET number = 9 WHERE number = 4", "#9 of tiny"),
     "a pending entry": ("UPDATE entries SET status = 'pending' WHERE number = 4", "interrupted"),
-    "id of an entry": ("UPDATE entries SET id = 'sha256:0' WHERE number = 4", "its id no longer follows"),
+    "id of an entry": (f"UPDATE entries SET id = '{OTHER}' WHERE number = 4", "its id no longer follows"),
     "target of a revert": ("UPDATE entries SET target = parent WHERE number = 4", "#4 of tiny"),
     "figure of a delta": ("UPDATE parameter_deltas SET norm = 2.0", "#2 of tiny"),
     "after of a delta": ("UPDATE parameter_deltas SET after = before", "does not start where the last entry left it"),
@@ -75,7 +77,7 @@ TAMPERINGS = {
     "digest of an editor": ("UPDATE editors SET digest = 'x'", "its files were changed"),
     "manifest of a model": ("UPDATE models SET manifest = replace(manifest, 'F32', 'F16')", "its manifest was changed"),
     "damaged manifest": ("UPDATE models SET manifest = '{}'", "manifest is damaged"),
-    "base digest": ("UPDATE models SET base_digest = 'x'", "its manifest was changed"),
+    "base digest": (f"UPDATE models SET base_digest = '{OTHER}'", "its manifest was changed"),
     "architecture": ("UPDATE models SET architecture = '{}'", "its architecture was changed"),
     "a row that points nowhere": ("UPDATE entries SET editor_id = 'x' WHERE number = 4", "points at a missing row"),
 }  # fmt: skip
@@ -104,7 +106,9 @@ def test_every_missing_object_is_found(ledger: Ledger) -> None:
     for digest in list(ledger.objects):
         path = ledger.objects.path(digest)
         path.rename(path.with_name("away"))
-        assert problems(ledger) == f"object {path.name[:10]}: is missing"
+        missing, stranger = problems(ledger).split("\n")
+        assert missing == f"object {path.name[:10]}: is missing"
+        assert stranger.startswith(f"objects/sha256/{path.parent.name}/away: ")
         path.with_name("away").rename(path)
 
 
