@@ -29,6 +29,7 @@ from malmen_cli.cli.options import (
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say, say_notes, tell
 from malmen_cli.errors import ExitCode, UsageError
+from malmen_cli.ledger import PATIENCE
 
 if TYPE_CHECKING:
     from malmen_cli.operations.apply import Applied
@@ -114,7 +115,7 @@ def apply(
             with ledger.read() as db:
                 record = find_model(db, model)
         else:
-            record, registration = find_or_register(ledger, model, command_line())
+            record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE))
             if registration is not None:
                 say(f"Registered {record.path} as {record.name}")
                 if registration.warning:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from malmen_cli.cli.options import DeviceOption, JsonOption, ModelOption, Worksp
 from malmen_cli.cli.output import epilog, plural, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import Fact, printable
+from malmen_cli.ledger import unmoved
 
 if TYPE_CHECKING:
     from malmen_cli.operations.diff import StateDiff, TensorDiff
@@ -32,6 +34,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.USAGE,
             ExitCode.DIFFERS,
             ExitCode.NO_WORKSPACE,
+            ExitCode.LOCKED,
             ExitCode.VERIFICATION_FAILED,
             ExitCode.INTERRUPTED,
         ),
@@ -72,18 +75,21 @@ def diff(
     A state is an entry's, `base`, or `checkpoint`: the bytes in the folder, whoever put them there. Nothing is written.
     """
     from malmen_cli.operations.diff import diff_states
-    from malmen_cli.operations.states import named_state, owner
+    from malmen_cli.operations.states import CHECKPOINT, named_state, owner
 
     asked = None
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
         with ledger.read() as db:
             record = owner(db, model, a, b)
-            states = named_state(db, record, a), named_state(db, record, b)
-        found = diff_states(ledger, record, *states, top=top, device=device)
-        if predictions:
-            from malmen_cli.operations.predictions import compare_predictions
+        # States of entries lie in the objects; only what the checkpoint itself holds can change meanwhile.
+        with unmoved(ledger, record) if CHECKPOINT in (a, b) or predictions else nullcontext():
+            with ledger.read() as db:
+                states = named_state(db, record, a), named_state(db, record, b)
+            found = diff_states(ledger, record, *states, top=top, device=device)
+            if predictions:
+                from malmen_cli.operations.predictions import compare_predictions
 
-            asked = compare_predictions(ledger, found, device=device, progress=bar)
+                asked = compare_predictions(ledger, found, device=device, progress=bar)
     _remark(found, asked)
     if json:
         print_json(_as_json(found, asked))

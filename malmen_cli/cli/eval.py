@@ -40,6 +40,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.FAILED,
             ExitCode.USAGE,
             ExitCode.NO_WORKSPACE,
+            ExitCode.LOCKED,
             ExitCode.VERIFICATION_FAILED,
             ExitCode.WRONG_BASE,
             ExitCode.INTERRUPTED,

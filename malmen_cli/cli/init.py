@@ -7,16 +7,19 @@ from typing import Annotated
 
 import typer
 
+from malmen_cli.cli.options import LockTimeoutOption, say_waiting
 from malmen_cli.cli.output import epilog, say
 from malmen_cli.errors import ExitCode
+from malmen_cli.ledger import PATIENCE
 
 
 def register(app: typer.Typer) -> None:
-    app.command("init", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE))(init)
+    app.command("init", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.LOCKED))(init)
 
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where to make it.", show_default="the current folder")] = Path(),
+    lock_timeout: LockTimeoutOption = PATIENCE,
 ) -> None:
     """Make a workspace (.malmen) with an empty ledger, or upgrade the one that is there.
 
@@ -27,6 +30,7 @@ def init(
     """
     from malmen_cli.ledger import create_workspace
 
+    say_waiting()
     existed = (folder / ".malmen" / "ledger.db").exists()
-    workspace = create_workspace(folder)
+    workspace = create_workspace(folder, lock_timeout)
     say(f"{'Up to date' if existed else 'Made'}: {workspace.root}")

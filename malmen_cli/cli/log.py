@@ -44,9 +44,10 @@ def log(
 
     with open_ledger(workspace) as ledger, ledger.read() as db:
         chosen = None if model is None else find_model(db, model)
-        models = {m.id: m for m in store.models(db)}
-        heads = {store.head(db, model_id).id for model_id in models}
         entries = store.entries(db, None if chosen is None else chosen.id, limit=number)
+        models = {m.id: m for m in store.models(db)}
+        models |= {i: store.model_with_id(db, i) for i in {entry.model_id for entry in entries} - models.keys()}
+        heads = {store.head(db, model_id).id for model_id in models}
         left: dict[str, frozenset[str]] = {}
         for model_id in {entry.model_id for entry in entries}:
             left |= remaining(store.fold(db, model_id))

@@ -7,12 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from malmen_cli.cli.completion import model_names
-from malmen_cli.cli.options import JsonOption, QuietOption, WorkspaceOption, command_line, open_ledger
+from malmen_cli.cli.options import (
+    JsonOption,
+    LockTimeoutOption,
+    QuietOption,
+    WorkspaceOption,
+    command_line,
+    open_ledger,
+)
 from malmen_cli.cli.output import epilog, percent, print_fields, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Ledger, ModelRecord, active_facts, store
+from malmen_cli.ledger import PATIENCE, Ledger, ModelRecord, active_facts, store
 from malmen_cli.operations.hub_models import origin_of
+from malmen_cli.operations.layers import layers_of
 
 app = typer.Typer(
     name="models", no_args_is_help=True, rich_markup_mode=None, help="Add, list and show registered models."
@@ -42,6 +50,7 @@ def add(
         list[str] | None,
         typer.Option("--layers", metavar="GLOB", help="Layers to edit, as globs over module paths; may be repeated."),
     ] = None,
+    lock_timeout: LockTimeoutOption = PATIENCE,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -59,7 +68,9 @@ def add(
     from malmen_cli.operations.models import register_source
 
     with open_ledger(workspace, writing=True) as ledger:
-        registration = register_source(ledger, name, source, layers=layers, command=command_line())
+        registration = register_source(
+            ledger, name, source, layers=layers, command=command_line(), timeout=lock_timeout
+        )
         if registration.warning:
             say(f"warning: {registration.warning}")
         if quiet:
@@ -91,8 +102,8 @@ def list_models(workspace: WorkspaceOption = None, json: JsonOption = False, qui
             [
                 (
                     m["name"],
-                    m["model_type"],
-                    m["dtype"],
+                    str(m["model_type"]),
+                    str(m["dtype"]),
                     str(m["active_facts"]),
                     str(len(m["editors"])),
                     _origin(m),
@@ -176,7 +187,7 @@ def _show(ledger: Ledger, model: ModelRecord) -> None:
         ]
     )
     print("edited layers")
-    print_table(("", layer["tensor"], f"{layer['d_in']} x {layer['d_out']}") for layer in shown["layers"])
+    print_table(("", layer.tensor, f"{layer.d_in} x {layer.d_out}") for layer in layers_of(model.architecture))
     print("editors" if shown["editors"] else f"editors: none yet (malmen train FILE --model {model.name})")
     print_table(("", editor["id"], editor["created_at"], _scores(editor["scores"])) for editor in shown["editors"])
 
@@ -192,4 +203,4 @@ def _scores(scores: dict[str, Any]) -> str:
     if not per_size:
         return ""
     size = max(per_size, key=int)
-    return f"at {size} facts ES/GS/LS " + " / ".join(percent(per_size[size][key]) for key in ("ES", "GS", "LS"))
+    return f"at {size} facts ES/GS/LS " + " / ".join(percent(per_size[size].get(key)) for key in ("ES", "GS", "LS"))

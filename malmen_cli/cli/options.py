@@ -12,8 +12,9 @@ from typing import Annotated, Literal
 import typer
 
 from malmen_cli.cli.completion import editor_ids, entry_ids, model_names, split_names
+from malmen_cli.cli.output import say
 from malmen_cli.facts.formats import FactFormat
-from malmen_cli.ledger import Ledger, find_workspace
+from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
 from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
 
 OnConflict = Literal["first", "last"]
@@ -81,15 +82,26 @@ FormatOption = Annotated[
 ]
 LockTimeoutOption = Annotated[
     float,
-    typer.Option("--lock-timeout", metavar="SECONDS", min=0, help="How long to wait for another process to finish."),
+    typer.Option(
+        "--lock-timeout",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait for another process that holds the checkpoint or the workspace.",
+    ),
 ]
 
 
 @contextmanager
 def open_ledger(workspace: Path | None, *, writing: bool = False) -> Iterator[Ledger]:
     """The ledger of the workspace a command works in."""
+    say_waiting()
     with Ledger.open(find_workspace(workspace), writing=writing) as ledger:
         yield ledger
+
+
+def say_waiting() -> None:
+    """Have whoever looks at stderr told that this command waits for another one, and for which."""
+    announce_waiting(lambda words: say(f"note: {words}"))
 
 
 def command_line() -> str:

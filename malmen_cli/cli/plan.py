@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.FAILED,
             ExitCode.USAGE,
             ExitCode.NO_WORKSPACE,
+            ExitCode.LOCKED,
             ExitCode.WRONG_BASE,
             ExitCode.INTERRUPTED,
         ),

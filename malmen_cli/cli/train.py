@@ -14,6 +14,7 @@ from malmen_cli.cli.options import (
     FactsArgument,
     FormatOption,
     JsonOption,
+    LockTimeoutOption,
     ModelOption,
     OnConflictOption,
     QuietOption,
@@ -24,6 +25,7 @@ from malmen_cli.cli.options import (
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.errors import ExitCode
+from malmen_cli.ledger import PATIENCE
 
 DEFAULT_MINUTES = 15.0
 
@@ -90,6 +92,7 @@ def train(
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
     device: DeviceOption = "auto",
+    lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -135,7 +138,7 @@ def train(
     from malmen_cli.training.loop import Watcher
 
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
-        record, registration = find_or_register(ledger, model, command_line())
+        record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE))
         if registration is not None:
             say(f"Registered {record.path} as {record.name}")
         display = TrainingDisplay(bar, quiet=quiet)
@@ -149,6 +152,7 @@ def train(
             device=pick_device(device),
             resume=resume,
             watcher=Watcher(display.capturing, display.step, display.validated),
+            lock_timeout=lock_timeout,
         )
     progress = done.trained.progress
     if json:

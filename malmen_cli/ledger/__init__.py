@@ -1,5 +1,6 @@
 """The ledger: workspaces, models, entries, objects, the fold of active facts, transactions, verification. No torch."""
 
+from malmen_cli.checkpoint.lock import PATIENCE, announce_waiting
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import (
     NOTHING_ACTIVE,
@@ -15,6 +16,7 @@ from malmen_cli.ledger.collection import SCOPES, Item, Scope, collect, collectab
 from malmen_cli.ledger.database import Ledger, create_workspace
 from malmen_cli.ledger.holdings import Holding, holding
 from malmen_cli.ledger.objects import ObjectStore
+from malmen_cli.ledger.quiet import reading, unmoved, verify_when_quiet
 from malmen_cli.ledger.records import (
     EditorRecord,
     Entry,
@@ -36,6 +38,7 @@ from malmen_cli.ledger.registration import (
     register_model,
 )
 from malmen_cli.ledger.sidecar import warning_about
+from malmen_cli.ledger.space import require_room
 from malmen_cli.ledger.splits import Split, add_split, all_splits, remove_split, split_named
 from malmen_cli.ledger.transactions import (
     Settlement,
@@ -51,6 +54,7 @@ from malmen_cli.ledger.workspace import Workspace, find_workspace
 
 __all__ = [
     "NOTHING_ACTIVE",
+    "PATIENCE",
     "SCOPES",
     "Additions",
     "EditorRecord",
@@ -81,6 +85,7 @@ __all__ = [
     "add_editor",
     "add_split",
     "all_splits",
+    "announce_waiting",
     "check_editor",
     "collect",
     "collectable",
@@ -90,18 +95,22 @@ __all__ = [
     "ensure_base_objects",
     "find_workspace",
     "holding",
+    "reading",
     "recover",
     "register_model",
     "remaining",
     "remove_split",
     "require_head",
+    "require_room",
     "require_unlocked",
     "revert_from_objects",
     "settle",
     "split_named",
     "store",
     "superseded_by",
+    "unmoved",
     "verify_ledger",
+    "verify_when_quiet",
     "warning_about",
     "writing",
 ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from safetensors_folders import names_in
 
 from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, is_digest, remove_leftovers, short
-from malmen_cli.checkpoint.durable import require_space, write_durably
+from malmen_cli.checkpoint.durable import Need, require_space, write_durably
 from malmen_cli.errors import MalmenError, UnsafeFile
 
 
@@ -78,6 +79,17 @@ def test_leftovers_are_regular_files_of_our_name_only(tmp_path: Path) -> None:
 
 
 def test_too_little_space_is_said_in_numbers(tmp_path: Path) -> None:
-    require_space(tmp_path, 1)
-    with pytest.raises(MalmenError, match="1,000,000,000,000 MB"):
-        require_space(tmp_path, 10**18)
+    require_space([Need(tmp_path, (1,), "a letter")])
+    with pytest.raises(MalmenError, match=r"needs 1,000,000,000\.00 GB for a library in .*, and .* are free") as caught:
+        require_space([Need(tmp_path / "not" / "there", (10**18,), "a library")])
+    assert "nothing was changed" in str(caught.value.remedy)
+
+
+def test_needs_on_one_disk_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 10_000))  # type: ignore[attr-defined]
+    needs = [Need(tmp_path, (4096,), "one"), Need(tmp_path / "b", (1,), "two")]  # a byte takes a block
+    require_space(needs)
+    with pytest.raises(
+        MalmenError, match=r"needs 12\.29 kB: 4\.10 kB for one in .*, 8\.19 kB for two in .*, and 10\.00 kB"
+    ):
+        require_space([needs[0], Need(tmp_path, (1, 4096), "two")])
