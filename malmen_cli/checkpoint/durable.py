@@ -10,13 +10,15 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from malmen_cli.errors import MalmenError
 
 TEMPORARY = ".malmen-tmp-"
+_BLOCK = 4096  # bytes that a file system allocates at a time
 
 
 @contextmanager
@@ -88,6 +90,21 @@ def fsync_folder(folder: Path) -> None:
     fsync_path(folder)
 
 
+def make_folders(folder: Path) -> None:
+    """Make a folder and whatever is missing above it; their names survive a power failure."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    with in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        fsync_folder(path.parent)
+
+
+def require_writable(folder: Path) -> None:
+    """Raise MalmenError where no file may be put into `folder`: for work that takes long and writes at its end."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise MalmenError(f"cannot write in {folder}", remedy="give yourself write permission on it")
+
+
 def remove_durably(path: Path) -> None:
     with in_words(path):
         path.unlink(missing_ok=True)
@@ -105,11 +122,39 @@ def remove_leftovers(folder: Path) -> list[str]:
     return names
 
 
-def require_space(folder: Path, needed: int, purpose: str = "a copy of its largest file") -> None:
-    """Raise MalmenError when the disk of `folder` has less than `needed` bytes free."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise MalmenError(
-            f"{folder} needs {needed / 1e6:,.0f} MB free for {purpose}, and has {free / 1e6:,.0f} MB",
-            remedy="free some space on that disk, then run the command again; nothing was changed",
-        )
+class Need(NamedTuple):
+    """Files that are to be written below a folder (which need not be there yet): their sizes in bytes, and what for."""
+
+    folder: Path
+    sizes: tuple[int, ...]
+    purpose: str
+
+
+def require_space(needs: Iterable[Need]) -> None:
+    """Raise MalmenError where a disk has less free than is to be written to it, saying for what and how much.
+
+    Needs on one disk are summed, wherever their folders are, and every file is taken in whole blocks. What others
+    write meanwhile is not foreseen: every write is still one that may find the disk full.
+    """
+    by_disk: dict[int, list[tuple[Path, int, str]]] = {}
+    for folder, sizes, purpose in needs:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if size := sum(-(-size // _BLOCK) * _BLOCK for size in sizes):
+            by_disk.setdefault(there.stat().st_dev, []).append((there, size, purpose))
+    short = []
+    for wanted in by_disk.values():
+        needed, free = sum(size for _, size, _ in wanted), shutil.disk_usage(wanted[0][0]).free
+        if free < needed:
+            parts = [f"{_amount(size)} for {purpose} in {folder}" for folder, size, purpose in wanted]
+            listed = parts[0] if len(parts) == 1 else f"{_amount(needed)}: {', '.join(parts)}"
+            short.append(f"too little space on the disk: this needs {listed}, and {_amount(free)} are free")
+    if short:
+        raise MalmenError("; ".join(short), remedy="free some space, then run the command again; nothing was changed")
+
+
+def _amount(size: int) -> str:
+    """Bytes as people read them, to three digits or more."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= factor:
+            return f"{size / factor:,.2f} {unit}"
+    return f"{size} bytes"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import TEMPORARY, fsync_folder, fsync_path, in_words
+from malmen_cli.checkpoint.durable import TEMPORARY, fsync_folder, fsync_path, in_words, make_folders
 from malmen_cli.errors import Locked, UsageError
 
 
@@ -26,8 +26,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     refuse_existing(target)
     target = target.absolute()
     part = target.parent / f"{TEMPORARY}{target.name}"
+    make_folders(target.parent)
     with in_words(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _held(part, target)
         try:
             _empty(part)

@@ -6,11 +6,16 @@ registers such a folder warns, and keeps the earlier sidecar inside its own to p
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.durable import remove_durably, write_durably
+from malmen_cli.checkpoint.safetensors_file import open_regular
+from malmen_cli.errors import MalmenError, UnsafeFile
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
 
@@ -20,13 +25,32 @@ _LARGEST = 1 << 20  # bytes
 
 def read_sidecar(folder: Path) -> dict[str, Any] | None:
     """The sidecar's content; None without one, an empty table for one that cannot be made sense of."""
-    path = folder / SIDECAR
     try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(_LARGEST))
+        return _read(folder / SIDECAR)
+    except (OSError, UnsafeFile):
+        return {}
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        path.lstat()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    with open_regular(path) as file:
+        return _content(file.read(_LARGEST + 1))
+
+
+def check_sidecar(folder: Path) -> None:
+    """Raises UnsafeFile where something stands in the sidecar's place that can be neither read nor put back."""
+    path = folder / SIDECAR
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise UnsafeFile(f"{path} is not a plain file", remedy="remove it, and ask where it came from")
+
+
+def _content(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data) if len(data) <= _LARGEST else None
+    except (ValueError, RecursionError):
         content = None
     return content if isinstance(content, dict) else {}
 
@@ -34,16 +58,31 @@ def read_sidecar(folder: Path) -> dict[str, Any] | None:
 def refresh_sidecar(ledger: Ledger, model: ModelRecord, *, edited: bool) -> None:
     """Make the sidecar say what holds: that this ledger has edited the checkpoint, or (again) what stood before."""
     path = model.path / SIDECAR
-    current = read_sidecar(model.path)
+    try:
+        current = _read(path)
+    except (OSError, UnsafeFile) as error:
+        _refuse_failing_disk(path, error)
+        current = {}
     ours = {"ledger": ledger.id(), "model": model.name, "base_digest": model.base_digest}
     is_ours = current is not None and ours.items() <= current.items()
     if edited and not is_ours:
-        write_durably(path, _bytes(ours | {"workspace": str(ledger.workspace.root), "earlier": current}))
+        ours |= {"workspace": str(ledger.workspace.root)}
+        said = _bytes(ours | {"earlier": current})
+        # A stranger's may be so large or so deep that with it this one could not be read again.
+        write_durably(path, said if _content(said) else _bytes(ours | {"earlier": {}}))
     elif not edited and current is not None and is_ours:
         if current.get("earlier"):
             write_durably(path, _bytes(current["earlier"]))
         else:
             remove_durably(path)
+
+
+def _refuse_failing_disk(path: Path, error: Exception) -> None:
+    """What a disk fails to give is not nothing: written over, it would be lost, with the earlier sidecar in it."""
+    for cause in (error, error.__cause__):
+        if isinstance(cause, OSError) and cause.errno == errno.EIO:
+            remedy = "check the disk, then run the command again"
+            raise MalmenError(f"cannot read {path}: {cause.strerror}", remedy=remedy) from error
 
 
 def warning_about(folder: Path) -> str | None:
@@ -58,4 +97,8 @@ def warning_about(folder: Path) -> str | None:
 
 
 def _bytes(content: object) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    """Empty for what nests too deeply to be written. Not indented: that would make deep nesting large."""
+    try:
+        return (json.dumps(content, sort_keys=True) + "\n").encode()
+    except RecursionError:
+        return b""

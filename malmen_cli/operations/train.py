@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
-from malmen_cli.checkpoint.durable import fsync_folder, write_durably
+from malmen_cli.checkpoint.durable import fsync_folder, in_words, make_folders, require_writable, write_durably
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.config import TrainingConfig
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UsageError, WrongBase
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store, writing
 from malmen_cli.ledger.training_runs import write_note
@@ -20,7 +22,7 @@ from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
 from malmen_cli.operations.models import load_base, match_tensor
-from malmen_cli.training.loop import Trained, Watcher, train
+from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
 
 
@@ -44,6 +46,7 @@ def train_editor(
     device: str = "cpu",
     resume: bool = False,
     watcher: Watcher | None = None,
+    lock_timeout: float = 0.0,
 ) -> TrainedEditor:
     """Meta-train an editor on a fact set at the model's base weights and add it to the ledger.
 
@@ -52,21 +55,25 @@ def train_editor(
         resume: go on with the interrupted run of the same model, facts, layers and settings.
 
     Raises:
-        UsageError: nothing to resume, or a run without an end.
+        UsageError: nothing to resume, or a run without an end. Locked: another process holds the checkpoint, or trains
+        with the very same settings, for longer than `lock_timeout` seconds.
     """
     if config.steps is None and config.minutes is None:
         raise UsageError("a run needs an end", remedy="Give --steps or --minutes.")
     # Settled, and as the ledger says, while the base is read; training itself needs the checkpoint no more.
-    with writing(ledger, model, command):
+    with writing(ledger, model, command, lock_timeout):
         chosen = _layers(ledger, model, layers)
         language_model = load_base(ledger, model, chosen, device)
     split = split_rows(
         facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
     )
     folder = run_folder(ledger, model, facts, config, chosen)
-    folder.mkdir(parents=True, exist_ok=True)
+    if resume:
+        require_state(language_model, config, folder)  # before anything is written into it
+    require_writable(ledger.workspace.editors)
+    require_space_for_run(language_model, split, config, folder)
     # Held against gc and against a second run of the same settings, which would write the same files.
-    with checkpoint_lock(folder, command):
+    with _run_held(folder, command, lock_timeout):
         write_note(folder, model.name, facts.source, command)
         trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
         files = editor_files(trained.editor, model, chosen, config, _log(facts, split, trained, device))
@@ -74,6 +81,21 @@ def train_editor(
             record = _keep(ledger, model, files)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedEditor(record, trained, split)
+
+
+@contextmanager
+def _run_held(folder: Path, command: str, timeout: float) -> Iterator[None]:
+    """Make a run's folder and hold it. Whoever held it before may have removed it, at the end of the same run."""
+    with ExitStack() as held:
+        for last in (False, True):
+            try:
+                make_folders(folder)
+                held.enter_context(checkpoint_lock(folder, command, timeout))
+                break
+            except WrongBase:
+                if last:
+                    raise
+        yield
 
 
 def _log(facts: FactSet, split: Split, trained: Trained, device: str) -> dict[str, Any]:
@@ -132,11 +154,12 @@ def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> Editor
     if not final.exists():
         temporary = ledger.workspace.editors / f".{editor_id}.part"
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        for name, data in files.items():
-            write_durably(temporary / name, data)
-        temporary.rename(final)
-        fsync_folder(final.parent)
+        with in_words(final):
+            temporary.mkdir()
+            for name, data in files.items():
+                write_durably(temporary / name, data)
+            temporary.rename(final)
+    fsync_folder(final.parent)  # whoever put it there may have been killed before this
     scores = max(description["training"]["history"], key=lambda record: record["summary"])
     config = {name: description[name] for name in ("layers", "config")}
     return add_editor(ledger, model, editor_id, config=config, scores=scores)

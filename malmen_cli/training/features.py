@@ -6,6 +6,7 @@ first reads them back. Batches are formed in a fixed order, so that the same row
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from malmen_cli.checkpoint.durable import in_words
 from malmen_cli.editing.normalizer import Normalizer
-from malmen_cli.errors import UsageError
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.tokenizing import Tokens
 
@@ -26,7 +27,23 @@ class _Table:
     """A memory-mapped (rows, width) tensor file; the page cache decides how much of it sits in memory."""
 
     def __init__(self, path: Path, rows: int, width: int, dtype: torch.dtype) -> None:
-        self.data = torch.from_file(str(path), shared=True, size=rows * width, dtype=dtype).view(rows, width)
+        size = rows * width
+        with in_words(path):
+            _allocate(path, size * dtype.itemsize)
+            try:
+                self.data = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(rows, width)
+            except RuntimeError as error:  # how torch reports what the system refuses
+                raise OSError(str(error)) from error
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Make a file of so many bytes that are really there: a map into a hole of a full disk is a bus error, later."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 class Features:
@@ -38,7 +55,7 @@ class Features:
         progress: called with (done, all) texts.
 
     Raises:
-        UsageError: the tables do not fit on the disk.
+        MalmenError: the disk does not take the tables.
     """
 
     def __init__(
@@ -52,20 +69,12 @@ class Features:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        with in_words(folder):
+            folder.mkdir(parents=True)
         self._edit_starts = _starts(edits)
         self._unrelated_starts = _starts(unrelated)
         n, m, dtype = self._edit_starts[-1], self._unrelated_starts[-1], model.dtype
-        width = int(model.head.weight.shape[1])  # type: ignore[index]
-        needed = (
-            dtype.itemsize * sum(n * (s.d_in + s.d_out) + m * s.d_in for s in model.shapes) + dtype.itemsize * m * width
-        )
-        free = shutil.disk_usage(folder).free
-        if needed > free:
-            raise UsageError(
-                f"the rows of {len(edits)} facts need {needed / 1e9:.1f} GB on disk, {free / 1e9:.1f} GB are free",
-                remedy="Train on fewer facts, or on fewer --layers.",
-            )
+        width = _width(model)
         self._keys = [_Table(folder / f"{i}.u", n, s.d_in, dtype) for i, s in enumerate(model.shapes)]
         self._grads = [_Table(folder / f"{i}.g", n, s.d_out, dtype) for i, s in enumerate(model.shapes)]
         self.unrelated_keys = [_Table(folder / f"{i}.k", m, s.d_in, dtype).data for i, s in enumerate(model.shapes)]
@@ -113,6 +122,18 @@ class Features:
     def reference(self, texts: Sequence[int]) -> Tensor:
         """The base model's final hidden states (rows, width) at these unrelated prompts' supervised positions."""
         return self._hidden.data[self._index(self._unrelated_starts, texts)]
+
+
+def table_sizes(model: LanguageModel, edits: Sequence[Tokens], unrelated: Sequence[Tokens]) -> list[int]:
+    """Bytes of each file that `Features` will make."""
+    n, m, item = _starts(edits)[-1], _starts(unrelated)[-1], model.dtype.itemsize
+    per_layer = [(n * s.d_in * item, n * s.d_out * item, m * s.d_in * item) for s in model.shapes]
+    return [size for sizes in per_layer for size in sizes] + [m * _width(model) * item]
+
+
+def _width(model: LanguageModel) -> int:
+    """Of the final hidden states."""
+    return int(model.head.weight.shape[1])  # type: ignore[index]
 
 
 def _starts(texts: Sequence[Tokens]) -> list[int]:

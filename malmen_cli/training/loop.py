@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from malmen_cli.checkpoint.durable import Need, require_space
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
-from malmen_cli.errors import NumericalFailure, UsageError
+from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.tokenizing import Tokens
-from malmen_cli.training.features import Features
+from malmen_cli.training.features import Features, table_sizes
 from malmen_cli.training.rows import Split
-from malmen_cli.training.start import untrained_editor
+from malmen_cli.training.start import editor_size, untrained_editor
 from malmen_cli.training.state import Progress, load_state, save_state
 from malmen_cli.training.step import Losses, MetaStep
 from malmen_cli.training.validation import Validation, validate, validation_sizes
@@ -83,12 +84,8 @@ def train(
         UsageError: nothing to resume. NumericalFailure: the run diverged.
     """
     state = folder / STATE
-    if resume and not state.is_file():
-        raise UsageError(
-            "there is no interrupted run of these settings",
-            remedy="Leave out --resume to start one. Its state is saved with every validation (--save-every) and found "
-            "by the same facts, seed and settings; --steps and --minutes are among them.",
-        )
+    if resume:
+        _require_there(state)
     run = _Run(model, split, config, folder, watcher or Watcher())
     if resume:
         run.resume(state)
@@ -100,6 +97,63 @@ def train(
         if not run.finished() and (run.due(config.save_every) if config.save_every else validating):
             run.save(state)
     return run.result()
+
+
+def require_state(model: LanguageModel, config: TrainingConfig, folder: Path) -> None:
+    """Read the state of an interrupted run once and let go of it: what cannot be resumed is refused before the capture.
+
+    Raises:
+        UsageError: there is none. UnsafeFile: it is not a state of such a run.
+    """
+    _require_there(folder / STATE)
+    editor = Editor(
+        model.shapes, rank=config.editor.rank, blocks=config.editor.blocks, step_size=config.editor.step_size
+    )
+    load_state(folder / STATE, editor, _optimizer(editor, config))
+
+
+def require_space_for_run(model: LanguageModel, split: Split, config: TrainingConfig, folder: Path) -> None:
+    """Refuse a run whose features and states would not fit, before the first row is captured.
+
+    What an interrupted run has left in `folder` makes room for this one's.
+
+    Raises:
+        MalmenError: with what is needed and what is free.
+    """
+    unrelated = [tokens for row in split.train for tokens in row.unrelated]
+    sizes = table_sizes(model, [row.edit for row in split.train], unrelated)
+    sizes += table_sizes(model, [row.edit for row in split.held_out], [])
+    left = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file() and not path.is_symlink())
+    editor = editor_size(model.shapes, config.editor, sum(tokens.supervised for tokens in unrelated))
+    state = 4 * editor  # editor, best editor, two moments; a new state is written beside the old one
+    require_space(
+        [
+            Need(folder, (max(0, sum(sizes) - left),), f"the rows of {len(split.train):,} facts"),
+            Need(folder, (2 * state,), "its resumable state"),
+            Need(folder, (editor,), "the editor"),
+        ]
+    )
+
+
+def _require_there(state: Path) -> None:
+    if state.is_symlink() or state.parent.is_symlink():
+        raise UnsafeFile(f"{state} is reached through a link", remedy="remove it, and ask where it came from")
+    if not state.is_file():
+        raise UsageError(
+            "there is no interrupted run of these settings",
+            remedy="Leave out --resume to start one. Its state is saved with every validation (--save-every) and found "
+            "by the same facts, seed and settings; --steps and --minutes are among them.",
+        )
+
+
+def _optimizer(editor: Editor, config: TrainingConfig) -> torch.optim.Adam:
+    networks = list(editor.networks.parameters())
+    return torch.optim.Adam(
+        [
+            {"params": networks, "lr": config.learning_rate},
+            {"params": editor.scalars(), "lr": config.scalar_learning_rate},
+        ]
+    )
 
 
 class _Run:
@@ -122,11 +176,7 @@ class _Run:
         self.meta_step = MetaStep(model, self.editor, features, self.rows, first, config)
         self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, [], config)
         self.sizes = validation_sizes(config.facts_per_step, len(self.held_out))
-        scalars = self.editor.scalars()
-        networks = list(self.editor.networks.parameters())
-        self.optimizer = torch.optim.Adam(
-            [{"params": networks, "lr": config.learning_rate}, {"params": scalars, "lr": config.scalar_learning_rate}]
-        )
+        self.optimizer = _optimizer(self.editor, config)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self._order: tuple[int, list[int]] = (-1, [])

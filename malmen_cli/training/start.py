@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from malmen_cli.config import EditorConfig
-from malmen_cli.editing.editor import REFERENCE_ROWS, Editor
+from malmen_cli.editing.editor import REFERENCE_ROWS, Editor, LayerShape
 from malmen_cli.editing.normal_equation import PreservedKeys
 from malmen_cli.editing.normalizer import Normalizer
 from malmen_cli.language_models.language_model import LanguageModel
@@ -48,6 +49,17 @@ def untrained_editor(model: LanguageModel, features: Features, config: EditorCon
         chosen = torch.randperm(available, generator=generator)[: config.preserved_keys].sort().values
         editor.preserved = [PreservedKeys(keys[chosen]) for keys in features.unrelated_keys]
     return editor
+
+
+def editor_size(shapes: Sequence[LayerShape], config: EditorConfig, unrelated_rows: int) -> int:
+    """Bytes of an editor's tensors, at most about."""
+    numbers = 0
+    for d_in, d_out in {(shape.d_in, shape.d_out) for shape in shapes}:
+        numbers += config.blocks * (2 * config.rank + 1) * (d_in + d_out)
+    for shape in shapes:
+        numbers += (2 * config.blocks + 4) * (shape.d_in + shape.d_out)
+        numbers += min(config.preserved_keys, unrelated_rows) * shape.d_in
+    return 4 * numbers + (1 << 16)
 
 
 def _moments(model: LanguageModel, features: Features, config: EditorConfig) -> list[Normalizer]:
