@@ -7,9 +7,9 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import in_words, require_space, write_without_folder
+from malmen_cli.checkpoint.durable import Need, in_words, require_space, write_without_folder
 from malmen_cli.checkpoint.manifest import Manifest, bare_name, check_checkpoint, documentation_files
-from malmen_cli.checkpoint.new_folder import new_folder
+from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange, changes_by_file, copy_file, overwrite
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
 from malmen_cli.errors import WrongBase
@@ -43,9 +43,10 @@ def copy_checkpoint(
     by_file = changes_by_file(manifest, changes)
     papers = documentation_files(source)
     names = [*manifest.weights, *manifest.others]
+    refuse_existing(target)
+    sizes = [_size(source / name) for name in [*names, *papers]] + [len(data) for data in extra.values()]
+    require_space([Need(target, tuple(sizes), "the copy")])
     with new_folder(target) as part:
-        sizes = sum(_size(source / name) for name in [*names, *papers]) + sum(map(len, extra.values()))
-        require_space(part, sizes, "the copy")
         for name in names:
             _copy(source / name, part / name, by_file.get(name, ()))
         for name in papers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from pathlib import Path
 
 from malmen_cli.errors import UnsafeFile
@@ -32,9 +33,12 @@ def digest_bytes(data: bytes) -> str:
 def digest_file(path: Path, start: int = 0, length: int | None = None) -> str:
     """Digest of `length` bytes from `start` (both in bytes; to the end of the file without `length`), streamed.
 
-    Raises UnsafeFile where the file ends before the range does, OSError where it cannot be read.
+    Raises UnsafeFile where the file ends before the range does, or is a pipe or a device, which may never end; OSError
+    where it cannot be read.
     """
     hasher = hashlib.sha256()
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UnsafeFile(f"{path} is not a regular file", remedy="put a plain file in its place")
     with path.open("rb") as file:
         file.seek(start)
         left = length

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from malmen_cli.checkpoint.digests import CHUNK, digest_file, short
-from malmen_cli.checkpoint.durable import fsync_folder, require_space, temporary_beside, write_all
+from malmen_cli.checkpoint.durable import Need, fsync_folder, require_space, temporary_beside, write_all
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
 from malmen_cli.errors import UnsafeFile, VerificationFailed, WrongBase
@@ -41,7 +41,8 @@ def write_changes(folder: Path, manifest: Manifest, changes: Iterable[TensorChan
     Raises WrongBase where a tensor is not as its `before` says, MalmenError where the disk does not take the copy.
     """
     by_file = changes_by_file(manifest, changes)
-    require_space(folder, max((manifest.weights[name].size for name in by_file), default=0))
+    largest = max((manifest.weights[name].size for name in by_file), default=0)
+    require_space([Need(folder, (largest,), "a copy of its largest file")])
     for name in sorted(by_file):
         patch_shard(folder / name, by_file[name])
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import in_words, require_space
+from malmen_cli.checkpoint.durable import Need, in_words, require_space
 from malmen_cli.checkpoint.manifest import is_bare, require_weights
 from malmen_cli.checkpoint.new_folder import new_folder
 from malmen_cli.checkpoint.patch import copy_file
@@ -41,15 +42,25 @@ def make_working_copy(snapshot: Path, blobs: Path, target: Path) -> int:
     require_weights(snapshot)
     names = sorted(path.name for path in snapshot.iterdir() if _belongs(path))
     files = {name: _resolved(snapshot / name, blobs.resolve()) for name in names}
+    require_space([Need(target, tuple(_to_copy(files, target)), "a working copy")])
     copied = 0
     with new_folder(target) as part:
         for name, file in files.items():
             if not name.endswith(WEIGHTS):
                 _copy(file, part / name)
             elif not _link(file, part / name):
-                require_space(part, file.stat().st_size, "a copy of the weights")
+                require_space([Need(part, (file.stat().st_size,), "a copy of the weights")])
                 copied += _copy(file, part / name)
     return copied
+
+
+def _to_copy(files: Mapping[str, Path], target: Path) -> Iterator[int]:
+    """Sizes of the files that cannot be linked: the small ones never are, and no file on another disk can be."""
+    there = next(path for path in target.absolute().parents if path.exists())
+    for name, file in files.items():
+        status = file.stat()
+        if not name.endswith(WEIGHTS) or status.st_dev != there.stat().st_dev:
+            yield status.st_size
 
 
 def _belongs(path: Path) -> bool:

@@ -21,6 +21,12 @@ from malmen_cli.language_models.families import default_layers, matching, rows_a
 from malmen_cli.language_models.generation import Generated, Generation
 from malmen_cli.language_models.tokenizing import Batch, Tokenizing, Tokens
 
+MOST_LAYERS = 4096
+"""Of a model that is built at all: a stranger's config.json may speak of as many as would take for ever."""
+
+MOST_BUFFERED = 1 << 30
+"""Numbers that a model computes for itself when it is built, such as position tables."""
+
 
 @dataclass(frozen=True)
 class EditedLayer:
@@ -92,7 +98,7 @@ class LanguageModel:
         config = self.model.config
         self.model_type: str = config.model_type
         limit = getattr(config, "max_position_embeddings", None)
-        self.tokenizing = Tokenizing(tokenizer, limit)
+        self.tokenizing = Tokenizing(tokenizer, limit, self.model.get_input_embeddings().weight.shape[0])
         modules = dict(self.model.named_modules())
         names = matching(layers, list(modules)) if layers else default_layers(self.model_type, list(modules))
         self.layers = tuple(EditedLayer(n, modules[n], not rows_act_right(modules[n])) for n in names)
@@ -272,12 +278,75 @@ def _at(x: Tensor, batch: Batch) -> Tensor:
     return x.reshape(-1, x.shape[-1])[batch.positions]
 
 
+def refuse_absurd(folder: Path, weight_bytes: int) -> None:
+    """Build a model without memory for its weights, before one is built with it.
+
+    A stranger's config.json may speak of any size, and transformers makes all of it before it misses the weights.
+
+    Args:
+        weight_bytes: what the folder's weight files hold.
+
+    Raises:
+        UnsupportedModel: more weights than there are bytes of them, or not a causal model at all.
+    """
+    with _in_words(folder):
+        from transformers import AutoModelForCausalLM
+
+        config = _config(folder)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    if weights > weight_bytes or sum(buffer.numel() for buffer in model.buffers()) > MOST_BUFFERED:
+        raise UnsupportedModel(
+            f"{folder}: its config.json speaks of {weights:,} weights, and its files hold {weight_bytes:,} bytes",
+            remedy="Ask where it came from; save the model again.",
+        )
+
+
 def _load(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    # Nothing is fetched and nothing remote is run: the folder alone counts.
+    with _in_words(folder):
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=_config(folder),
+            dtype=dtype or "auto",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    # Answers are greedy, whatever the folder's own generation settings say.
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
+    _fuse_activations(model)
+    return model, tokenizer
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedModel(
+            f"{folder}: quantised weights cannot be edited", remedy="Use the unquantised checkpoint."
+        )
+    if getattr(config.get_text_config(), "num_hidden_layers", 0) > MOST_LAYERS:
+        raise UnsupportedModel(
+            f"{folder}: its config.json speaks of more than {MOST_LAYERS:,} layers",
+            remedy="Ask where it came from; save the model again.",
+        )
+    return config
+
+
+@contextmanager
+def _in_words(folder: Path) -> Iterator[None]:
+    """transformers, quiet and offline: nothing is fetched, nothing remote is run, the folder alone counts.
+
+    Whatever it raises becomes UnsupportedModel: of a stranger's folder that may be anything.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -285,31 +354,14 @@ def _load(folder: Path, dtype: torch.dtype | None) -> tuple[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            if getattr(config, "quantization_config", None):
-                raise UnsupportedModel(
-                    f"{folder}: quantised weights cannot be edited", remedy="Use the unquantised checkpoint."
-                )
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype or "auto",
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            yield
     except UnsupportedModel:
         raise
-    except Exception as error:  # a stranger's folder: what transformers and its libraries raise has no common base
+    except Exception as error:
         raise UnsupportedModel(
             f"{folder}: transformers cannot load it as a causal model: {error}".splitlines()[0],
             remedy="A folder with config.json, tokenizer.json and model.safetensors is needed.",
         ) from None
-    # Answers are greedy, whatever the folder's own generation settings say.
-    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
-    _fuse_activations(model)
-    return model, tokenizer
 
 
 def _fuse_activations(model: nn.Module) -> None:

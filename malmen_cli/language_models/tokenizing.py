@@ -68,23 +68,26 @@ class Tokenizing:
     """Tokenises prompt and target together, so that leading spaces and merges come out as in running text.
 
     Args:
-        tokenizer: a fast tokenizer (offsets are needed). limit: positions the model has, or None.
+        tokenizer: a fast tokenizer (offsets are needed). limit: positions the model has, or None. vocabulary: tokens
+            that the model has embeddings of, or None.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int | None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int | None, vocabulary: int | None = None) -> None:
         if not tokenizer.is_fast:
             raise UsageError(
                 "the model's tokenizer gives no character offsets",
                 remedy="A tokenizer.json beside the model is needed.",
             )
-        self.tokenizer, self.limit = tokenizer, limit
+        self.tokenizer, self.limit, self.vocabulary = tokenizer, limit, vocabulary
         self.padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        if vocabulary is not None and self.padding >= vocabulary:
+            self.padding = 0  # it is masked wherever it stands
 
     def __call__(self, prompt: str, target: str) -> Tokens:
         """Tokens of `prompt target`.
 
         Raises:
-            UsageError: longer than the model's positions, or no token belongs to the target.
+            UsageError: longer than the model's positions, no token belongs to the target, or one is not the model's.
         """
         joint = prompt + ("" if prompt[-1:].isspace() or target[:1].isspace() else " ") + target
         encoded = self.tokenizer(joint, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
@@ -101,6 +104,11 @@ class Tokenizing:
             raise UsageError(
                 f"{len(tokens.ids)} tokens where the model has {self.limit} positions: {joint!r:.60}",
                 remedy="Shorten the prompt or leave the fact out.",
+            )
+        if self.vocabulary is not None and max(tokens.ids) >= self.vocabulary:
+            raise UsageError(
+                f"token {max(tokens.ids)} where the model knows {self.vocabulary:,}: {joint!r:.60}",
+                remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
             )
         return tokens
 

@@ -18,7 +18,7 @@ from malmen_cli.checkpoint.digests import short
 from malmen_cli.checkpoint.durable import TEMPORARY, fsync_folder, in_words
 from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked
 from malmen_cli.errors import Locked
-from malmen_cli.ledger import store
+from malmen_cli.ledger import row_types, store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import now
 from malmen_cli.ledger.records import ModelRecord
@@ -83,6 +83,8 @@ def _states(ledger: Ledger, db: sqlite3.Connection, model: ModelRecord | None) -
     for digest, ids in sorted(owners.items()):
         if (model is None or ids == {model.id}) and ledger.objects.contains(digest):
             path = ledger.objects.path(digest)
+            if not ids <= names.keys():
+                raise row_types.damaged("an entry is of a model that is not there")
             whose = ", ".join(sorted(names[i] for i in ids))
             yield Item("states", digest, f"a past state of {tensors[digest]} of {whose}", path, _size(path))
 

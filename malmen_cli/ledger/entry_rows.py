@@ -11,7 +11,7 @@ from typing import Any
 
 import malmen_cli
 from malmen_cli.checkpoint.digests import canonical_json
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UsageError, WrongBase
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import store
 from malmen_cli.ledger.chain import entry_digest
@@ -78,7 +78,11 @@ def stored_again(db: sqlite3.Connection, digests: Iterable[str]) -> None:
 
 
 def mark_applied(db: sqlite3.Connection, entry: Entry) -> Entry:
-    db.execute("UPDATE entries SET status = 'applied' WHERE id = ?", (entry.id,))
+    """Raises WrongBase where the pending entry is gone: whoever settled it did not respect the checkpoint's lock."""
+    changed = db.execute("UPDATE entries SET status = 'applied' WHERE id = ? AND status = 'pending'", (entry.id,))
+    if changed.rowcount != 1:
+        message = f"another process settled the {entry.kind} {entry.id} while this one was writing it"
+        raise WrongBase(message, remedy="run malmen verify; was a lock file removed by hand?")
     return replace(entry, status="applied")
 
 

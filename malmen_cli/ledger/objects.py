@@ -8,7 +8,8 @@ from pathlib import Path
 
 from malmen_cli.checkpoint.digests import ALGORITHM, digest_bytes, digest_file, is_digest, tag
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_without_folder
-from malmen_cli.errors import VerificationFailed
+from malmen_cli.checkpoint.safetensors_file import open_regular
+from malmen_cli.errors import UnsafeFile, VerificationFailed
 
 _REMEDY = "run malmen verify; restore the workspace from a backup"
 
@@ -52,7 +53,7 @@ class ObjectStore:
             path = self.path(digest)
             with in_words(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if not (path.is_file() and digest_file(path) == digest):
+                if path.is_symlink() or not (path.is_file() and digest_file(path) == digest):
                     write_without_folder(path, data, mode=0o444)
             folders |= dict.fromkeys((path.parent, path.parent.parent, self.root, self.root.parent))
             digests.append(digest)
@@ -64,12 +65,27 @@ class ObjectStore:
         """The blob, checked against its name. Raises VerificationFailed naming the file that is missing or damaged."""
         path = self.path(digest)
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise VerificationFailed(f"object {path} cannot be read: {error.strerror}", remedy=_REMEDY) from error
+            with open_regular(path) as file:
+                data = file.read()
+        except (OSError, UnsafeFile) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
         if digest_bytes(data) != digest:
             raise VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
         return data
+
+    def checked_path(self, digest: str) -> Path:
+        """The object's file, for those that need only parts of it, checked against its name as `get` does."""
+        path = self.path(digest)
+        try:
+            with open_regular(path):
+                sound = digest_file(path) == digest
+        except (OSError, UnsafeFile) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
+        if not sound:
+            raise VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
+        return path
 
     def __iter__(self) -> Iterator[str]:
         """Digests of the objects that are there, by their names; anything else in the folder is passed over."""

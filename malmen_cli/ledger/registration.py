@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.digests import canonical_json, digest_file, digest_json
-from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.durable import Need, require_space
+from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import read_tensor
-from malmen_cli.errors import UsageError, WrongBase
+from malmen_cli.errors import UnsafeFile, UsageError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import NOTHING_ACTIVE
 from malmen_cli.ledger.connection import insert
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import insert_entry, now, stored_again
 from malmen_cli.ledger.records import EditorRecord, ModelRecord
-from malmen_cli.ledger.sidecar import warning_about
+from malmen_cli.ledger.row_types import NAME
+from malmen_cli.ledger.sidecar import check_sidecar, warning_about
+from malmen_cli.ledger.space import database_growth
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 EDITOR_FILES = ("editor.json", "editor.safetensors")
 
 
@@ -44,17 +45,23 @@ def register_model(
     *,
     command: str = "",
     details: Mapping[str, Any] | None = None,
+    timeout: float = PATIENCE,
 ) -> Registration:
     """Store the base tensors that edits will need, then the model and its register entry in one transaction.
 
     `manifest` is `read_manifest(folder)`, `architecture` the caller's description of the edited layers. Raises
-    UsageError for a bad or taken name or folder, WrongBase when the folder changed since the manifest was read.
+    UsageError for a bad or taken name or folder, WrongBase when the folder changed since the manifest was read, Locked
+    where another process holds the workspace or the folder for longer than `timeout` seconds.
     """
     folder = folder.resolve()
     names = sorted(base_tensor_names)
     check_name(name)
     check_utf8(folder)
-    with checkpoint_lock(folder, command), ledger.hold(command):
+    with ledger.hold(command, timeout), checkpoint_lock(folder, command, timeout):
+        check_sidecar(folder)
+        with ledger.read() as db:
+            _refuse_known(db, name, folder)
+        _require_room(ledger, manifest, names)
         _store_base(ledger, folder, manifest, names)
         described = {**(details or {}), "architecture": digest_json(dict(architecture)), "base_tensors": names}
         with ledger.write() as db:
@@ -119,9 +126,16 @@ def add_editor(
 
 
 def editor_digest(folder: Path) -> str:
-    """One digest over the digests of an editor's two files. Raises UsageError where one is missing."""
+    """One digest over the digests of an editor's two files.
+
+    Raises UsageError where one is missing, UnsafeFile for links and what is no file: an editor may be a stranger's.
+    """
+    paths = [folder / name for name in EDITOR_FILES]
+    for path in (folder, *paths):
+        if path.is_symlink():
+            raise UnsafeFile(f"{path} is a link", remedy="remove it, and ask where it came from")
     try:
-        return digest_json({name: digest_file(folder / name) for name in EDITOR_FILES})
+        return digest_json({path.name: digest_file(path) for path in paths})
     except OSError as error:
         remedy = "train it again, or restore the workspace from a backup"
         raise UsageError(f"{folder} does not hold an editor: {error.strerror}", remedy=remedy) from error
@@ -137,7 +151,7 @@ def check_editor(ledger: Ledger, editor: EditorRecord) -> Path:
 
 def check_name(name: str) -> None:
     """Names become folders: letters, digits, `.`, `_` and `-` only, not beginning with `.` or `-`."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         remedy = "use letters, digits, '.', '_' and '-', beginning with a letter, a digit or '_'"
         raise UsageError(f"{name!r} cannot be a name", remedy=remedy)
 
@@ -150,6 +164,18 @@ def _store_base(ledger: Ledger, folder: Path, manifest: Manifest, names: list[st
                 f"tensor {name} in {folder} is not as it is in the base",
                 remedy="something else changed the checkpoint: restore it, or register it as another model",
             )
+
+
+def _require_room(ledger: Ledger, manifest: Manifest, names: list[str]) -> None:
+    missing = [name for name in names if not ledger.objects.contains(_base_digest(manifest, name))]
+    objects = tuple(manifest.slot(name).length for name in missing)
+    text = len(manifest.to_json().encode())
+    require_space(
+        [
+            Need(ledger.workspace.objects, objects, "the base's edited tensors"),
+            Need(ledger.workspace.root, (2 * database_growth(text=text),), "the ledger"),
+        ]
+    )
 
 
 def _base_digest(manifest: Manifest, name: str) -> str:

@@ -22,7 +22,8 @@ def write_note(folder: Path, model: str, facts: str, command: str) -> None:
 
 def run_model(folder: Path) -> str | None:
     """The name of the model that a run is for; None where its folder does not say."""
-    return _note(folder).get("model")
+    model = _note(folder).get("model")
+    return model if isinstance(model, str) else None
 
 
 def run_words(folder: Path) -> str:

@@ -9,25 +9,31 @@ how far it came, and the objects hold the bytes of each: the next writing comman
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from malmen_cli.checkpoint.digests import digest_file, is_digest, short
-from malmen_cli.checkpoint.durable import fsync_folder, fsync_path, remove_leftovers, require_space
-from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked
+from malmen_cli.checkpoint.digests import canonical_json, digest_file, is_digest, short
+from malmen_cli.checkpoint.durable import fsync_folder, fsync_path, remove_leftovers
+from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked, require_held
 from malmen_cli.checkpoint.manifest import check_checkpoint
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
+from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import Locked, MalmenError, UnsafeFile, VerificationFailed, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import EntryFacts, FactRef, active_digest, active_facts
+from malmen_cli.ledger.chain import entry_digest
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import insert_entry, mark_applied, withdraw
 from malmen_cli.ledger.records import Entry, EntryDraft, ModelRecord, ParameterDelta, RowPack
-from malmen_cli.ledger.sidecar import refresh_sidecar
+from malmen_cli.ledger.registration import ensure_base_objects
+from malmen_cli.ledger.sidecar import check_sidecar, refresh_sidecar
+from malmen_cli.ledger.space import require_room
 
 _NOT_OURS = "something else changed the checkpoint: restore it, or register it as another model"
+_BACKUP = "run malmen verify; restore the workspace from a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,10 @@ def _require_as_head(ledger: Ledger, model: ModelRecord) -> None:
         raise WrongBase(f"{model.path} is not as the ledger left it: {listed}", remedy=_NOT_OURS)
 
 
-def commit_entry(ledger: Ledger, draft: EntryDraft) -> Entry:
+def commit_entry(ledger: Ledger, draft: EntryDraft, base: Sequence[str] = ()) -> Entry:
     """Make a draft the newest entry and the checkpoint what it says. Only within `writing`.
 
+    The base's bytes of the tensors named in `base` are stored too, where they were not at registration.
     When a step fails before the checkpoint was touched, the entry is withdrawn; when it fails later, it stays pending
     for the next writing command. Raises WrongBase, VerificationFailed or MalmenError in words.
     """
@@ -94,13 +101,15 @@ def commit_entry(ledger: Ledger, draft: EntryDraft) -> Entry:
     with ledger.read() as db:
         state = store.state(db, model.id)
         entries = store.fold(db, model.id)
-    _check_changes(ledger, draft, state)
     _check_active_digest(draft, entries)
-    require_space(model.path, max((model.manifest.weights[_file(model, c)].size for c in draft.changes), default=0))
+    _require_room(ledger, draft, base)
+    ensure_base_objects(ledger, model, base)
+    _check_changes(ledger, draft, state)
     digests = ledger.objects.put_many(change.data for change in draft.changes)
     if digests != [change.after for change in draft.changes]:
         raise VerificationFailed("the new bytes of a tensor are not those of its digest", remedy="report this")
     deltas, packs = _all_deltas(draft), _store_rows(ledger, draft)
+    require_held(model.path)
     with ledger.write() as db:
         if store.pending_entry(db, model.id) is not None:
             raise WrongBase("an interrupted entry was not settled", remedy="run the command again")
@@ -133,17 +142,21 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
     Forward when every tensor is new, back when all are old, else forward from the objects. Writes only over digests
     that the entry names and that follow from the entries before it; raises WrongBase naming the tensor otherwise.
     """
+    check_sidecar(model.path)
     remove_leftovers(model.path)
     with ledger.read() as db:
         entry = store.pending_entry(db, model.id)
         state = store.state(db, model.id)
         deltas = [] if entry is None else store.deltas_of(db, entry.id)
+        follows = entry is None or _follows(db, model, entry, deltas)
     if entry is None:
         if not _is_edited(model, state):  # a killed revert may have left it; but another ledger's is not ours to judge
             refresh_sidecar(ledger, model, edited=False)
         return None
     for delta in deltas:
         _check_delta(model, delta, state)
+    if not follows:
+        raise WrongBase(f"the interrupted {entry.kind} ({short(entry.id)}) is not what was begun", remedy=_BACKUP)
     found = _digests_now(model, deltas)
     for delta in deltas:
         if found[delta.tensor] not in (delta.before, delta.after):
@@ -156,6 +169,9 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
         _withdraw(ledger, model, entry)
         return Settlement(entry, "withdrawn")
     changes = [TensorChange(d.tensor, d.before, d.after, ledger.objects.get(d.after)) for d in old]
+    for change in changes:
+        _check_length(model, change)
+    require_room(ledger, model, changed=[change.name for change in changes])
     return Settlement(_complete(ledger, model, entry, deltas, changes), "completed")
 
 
@@ -186,6 +202,7 @@ def _complete(
     with ledger.read() as db:
         state = store.state(db, model.id)
     edited = _is_edited(model, state | {delta.tensor: delta.after for delta in deltas})
+    require_held(model.path)
     if edited:
         refresh_sidecar(ledger, model, edited=True)
     write_changes(model.path, model.manifest, changes)
@@ -208,19 +225,41 @@ def _withdraw(ledger: Ledger, model: ModelRecord, entry: Entry) -> None:
 
 def _check_changes(ledger: Ledger, draft: EntryDraft, state: Mapping[str, str]) -> None:
     for change in draft.changes:
-        slot = draft.model.manifest.slot(change.name)
-        if len(change.data) != slot.length:
-            raise UnsafeFile(
-                f"tensor {change.name} takes {slot.length} bytes, not {len(change.data)}",
-                remedy="the editor was made for another model; an editor is bound to one base",
-            )
+        _check_length(draft.model, change)
         if change.before != state.get(change.name, draft.model.manifest.tensors[change.name].digest):
             raise WrongBase(f"the change of {change.name} starts from another state", remedy="run the command again")
         if not ledger.objects.contains(change.before):
-            remedy = "run malmen verify; restore the workspace from a backup"
-            raise VerificationFailed(f"the bytes of {change.name} before this entry are not stored", remedy=remedy)
+            message = f"the bytes of {change.name} before this entry are not stored"
+            raise VerificationFailed(message, remedy=_BACKUP)
     if len({change.name for change in draft.changes}) != len(draft.changes):
         raise UnsafeFile("a tensor is changed twice by one entry", remedy="report this")
+
+
+def _check_length(model: ModelRecord, change: TensorChange) -> None:
+    slot = model.manifest.slot(change.name)
+    if len(change.data) != slot.length:
+        raise UnsafeFile(
+            f"tensor {change.name} takes {slot.length} bytes, not {len(change.data)}",
+            remedy="the editor was made for another model; an editor is bound to one base",
+        )
+
+
+def _require_room(ledger: Ledger, draft: EntryDraft, base: Sequence[str]) -> None:
+    model, stored = draft.model, ledger.objects.contains
+    slots = {model.manifest.tensors[name].digest: model.manifest.slot(name).length for name in base}
+    objects = slots | {change.after: len(change.data) for change in draft.changes}
+    require_room(
+        ledger,
+        model,
+        changed=[change.name for change in draft.changes if change.before != change.after],
+        objects=[
+            *(size for digest, size in objects.items() if not stored(digest)),
+            *(len(rows.data) for rows in draft.new_rows),
+        ],
+        facts=draft.fact_set,
+        rows=sum(len(rows.spans) for rows in draft.new_rows),
+        text=len(canonical_json(dict(draft.details)).encode()),
+    )
 
 
 def _check_active_digest(draft: EntryDraft, entries: list[EntryFacts]) -> None:
@@ -262,9 +301,18 @@ def _check_delta(model: ModelRecord, delta: ParameterDelta, state: Mapping[str, 
     known = state.get(delta.tensor, model.manifest.tensors[delta.tensor].digest)
     if delta.before != known or not is_digest(delta.after):
         raise WrongBase(
-            f"the interrupted entry's change of {delta.tensor} does not follow from the entry before it",
-            remedy="run malmen verify; restore the workspace from a backup",
+            f"the interrupted entry's change of {delta.tensor!a} does not follow from the entry before it",
+            remedy=_BACKUP,
         )
+
+
+def _follows(db: sqlite3.Connection, model: ModelRecord, entry: Entry, deltas: Sequence[ParameterDelta]) -> bool:
+    """Whether an entry's id is the digest of what it says."""
+    editor = None if entry.editor_id is None else store.editor(db, entry.editor_id).record_digest
+    packs = store.packs_of(db, entry.id)
+    return entry.id == entry_digest(
+        entry, base_digest=model.base_digest, editor_record=editor, deltas=deltas, packs=packs
+    )
 
 
 def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[str, str]:
@@ -273,6 +321,8 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
     try:
         for name in {manifest.tensors[delta.tensor].file for delta in deltas}:
             weights = manifest.weights[name]
+            with open_regular(model.path / name):
+                pass
             if digest_file(model.path / name, 0, weights.header_size) != weights.header_digest:
                 raise WrongBase(f"the header of {model.path / name} was changed", remedy=_NOT_OURS)
         found = {}
@@ -288,6 +338,3 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
 def _is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:
     return any(digest != model.manifest.tensors[name].digest for name, digest in state.items())
 
-
-def _file(model: ModelRecord, change: TensorChange) -> str:
-    return model.manifest.tensors[change.name].file

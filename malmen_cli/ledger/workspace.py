@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,7 @@ def find_workspace(
 
 
 def _named(path: Path) -> Workspace:
+    check_link(path)
     path = path.resolve()
     if (path / FOLDER).is_dir():
         return Workspace(path / FOLDER)
@@ -85,10 +87,42 @@ def _of_user() -> Workspace:
 
 
 def check_owner(workspace: Workspace) -> None:
-    """A workspace says what is written into checkpoints: never take a stranger's for one's own."""
-    for path in (workspace.root, workspace.database):
-        if path.exists() and path.stat().st_uid != os.geteuid():
+    """A workspace says what is written into checkpoints: never take a stranger's for one's own.
+
+    Nor one that every user may write in. A group may: many systems give each user a group of their own. The workspace
+    may be reached through a link that its owner or root made; links inside it would spread it over strange places.
+    """
+    check_link(workspace.root)
+    parts = (workspace.objects, workspace.editors, workspace.training, workspace.checkpoints)
+    others_enter = False
+    for path in (workspace.root, workspace.database, *parts):
+        try:
+            status = path.lstat() if path != workspace.root else path.stat()
+        except OSError:
+            continue  # what is not there, or cannot be reached, is not written either
+        if stat.S_ISLNK(status.st_mode) and path != workspace.database:  # which is judged where it is opened
             raise UnusableLedger(
-                f"{path} belongs to another user (uid {path.stat().st_uid})",
+                f"{path} is a link", remedy="put what it leads to in its place; the whole workspace may be a link"
+            )
+        if status.st_uid != os.geteuid():
+            raise UnusableLedger(
+                f"{path} belongs to another user (uid {status.st_uid})",
                 remedy="make your own workspace with malmen init, or take that one over with chown -R",
             )
+        others_enter |= path == workspace.root and bool(status.st_mode & stat.S_IXOTH)
+        writable = status.st_mode & stat.S_IWOTH and not stat.S_ISLNK(status.st_mode)
+        if writable and (others_enter or path == workspace.root):
+            raise UnusableLedger(f"every user can write in {path}", remedy=f"look what is in it, then chmod o-w {path}")
+
+
+def check_link(path: Path) -> None:
+    """Raises UnusableLedger where `path` is a link that neither this user nor root made."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return
+    if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        raise UnusableLedger(
+            f"{path} is a link that another user made (uid {status.st_uid})",
+            remedy="name the workspace it leads to with --workspace, if that is the one you mean",
+        )

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UnsafeFile, UsageError
 from malmen_cli.facts import Fact, FactSet
 from malmen_cli.ledger import (
     Additions,
@@ -18,9 +18,11 @@ from malmen_cli.ledger import (
     ModelRecord,
     active_digest,
     active_facts,
+    require_room,
     store,
     superseded_by,
 )
+from malmen_cli.operations.layers import layers_of
 
 PROPOSED = "proposed"
 """Id of an entry that is not in the ledger yet."""
@@ -134,11 +136,29 @@ def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None,
     return editor
 
 
+def require_room_ahead(ledger: Ledger, model: ModelRecord, editor: EditorRecord, facts: FactSet | None = None) -> None:
+    """Refuse a solve whose outcome would not fit, before the model is loaded; its rows are counted once they are there.
+
+    Raises:
+        MalmenError: with what is needed and what is free, on each disk.
+    """
+    try:
+        tensors = [layer.tensor for layer in layers_of(editor.config)]
+    except UnsafeFile:
+        return  # whoever loads the editor says what is wrong with it
+    lengths = [model.manifest.slot(name).length for name in tensors]
+    missing = [name for name in tensors if not ledger.objects.contains(model.manifest.tensors[name].digest)]
+    lengths += [model.manifest.slot(name).length for name in missing]
+    require_room(ledger, model, changed=tensors, objects=lengths, facts=facts)
+
+
 def out_of_range(editor: EditorRecord, active: int) -> list[str]:
     """A warning where the editor was never trained to edit as many, or as few, facts as are active at once."""
-    trained = editor.config["config"]
-    largest = trained["facts_per_step"]
-    smallest = 1 if trained["sample_size"] else largest
+    trained = editor.config.get("config", {})
+    largest = trained.get("facts_per_step")
+    if largest is None:
+        return []
+    smallest = 1 if trained.get("sample_size") else largest
     if smallest <= active <= largest:
         return []
     return [

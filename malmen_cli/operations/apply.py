@@ -21,12 +21,12 @@ from malmen_cli.ledger import (
     ModelRecord,
     Settlement,
     commit_entry,
-    ensure_base_objects,
-    require_head,
+    reading,
     store,
+    unmoved,
     writing,
 )
-from malmen_cli.operations.active import Proposal, out_of_range, propose
+from malmen_cli.operations.active import Proposal, out_of_range, propose, require_room_ahead
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.copies import write_copy
 from malmen_cli.operations.solving import Solved
@@ -86,15 +86,15 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
     if options.dry_run or options.output is not None:
         if options.output is not None:
             refuse_existing(options.output)
-        require_head(ledger, model)
-        return _without_entry(ledger, model, facts, options)
+        with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
+            return _without_entry(ledger, model, facts, options)
     with writing(ledger, model, command, timeout=options.lock_timeout) as settlement:
         proposal = _propose(ledger, model, facts, options)
         if not proposal.is_needed:
             return Applied(None, proposal, None, [], settlement)
+        require_room_ahead(ledger, model, proposal.editor, facts)
         bench, solved, check = _edit(ledger, proposal, options)
         warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
-        ensure_base_objects(ledger, model, [layer.tensor for layer in bench.layers])
         draft = EntryDraft(
             model=model,
             kind="apply",
@@ -107,15 +107,17 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
             command=command,
             details=_details(proposal, solved, check, warnings, options),
         )
-        return Applied(commit_entry(ledger, draft), proposal, check, warnings, settlement)
+        entry = commit_entry(ledger, draft, [layer.tensor for layer in bench.layers])
+        return Applied(entry, proposal, check, warnings, settlement)
 
 
 def _without_entry(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyOptions) -> Applied:
     """A dry run, or an edited copy: neither the source, nor the ledger, nor its head changes."""
-    proposal = _propose(ledger, model, facts, options)
-    if not proposal.is_needed and options.output is None:
-        return Applied(None, proposal, None, [], None)
-    bench, solved, check = _edit(ledger, proposal, options)
+    with reading(ledger, model):
+        proposal = _propose(ledger, model, facts, options)
+        if not proposal.is_needed and options.output is None:
+            return Applied(None, proposal, None, [], None)
+        bench, solved, check = _edit(ledger, proposal, options)
     warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
     if options.output is not None and not options.dry_run:
         write_copy(options.output, proposal, bench, solved, check)

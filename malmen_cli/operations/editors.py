@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor, LayerShape
 from malmen_cli.errors import UnsafeFile, WrongBase
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TENSORS, DESCRIPTION = "editor.safetensors", "editor.json"
+FORMAT = 1
+_KEYS = {"format", "base", "layers", "per_fact", "config", "training"}
 _DESCRIPTION_LIMIT = 16 << 20  # bytes
+_TRAIN_AGAIN = "`malmen verify` names what is wrong; train it again."
 
 
 def editor_files(
@@ -29,7 +33,7 @@ def editor_files(
     from safetensors.torch import save
 
     description = {
-        "format": 1,
+        "format": FORMAT,
         "base": model.base_digest,
         "layers": [asdict(layer) for layer in layers],
         "per_fact": True,
@@ -54,19 +58,13 @@ def load_editor(
     from safetensors.torch import load
 
     try:
-        path = folder / DESCRIPTION
-        if path.stat().st_size > _DESCRIPTION_LIMIT:
-            raise ValueError("the description is too large")
-        description = json.loads(path.read_text("utf-8"))
+        description = _description(folder / DESCRIPTION)
         config = TrainingConfig.model_validate(description["config"])
         base = description["base"]
         layers = layers_of(description)
         tensors = load((folder / TENSORS).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
-        raise UnsafeFile(
-            f"editor {record.id[:10]} is damaged: {error}",
-            remedy="`malmen verify` names what is wrong; train it again.",
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError, UnsafeFile) as error:
+        raise _damaged(record, error) from None
     if base != model.base_digest:
         raise WrongBase(
             f"editor {record.id[:10]} was trained for another base than {model.name}'s",
@@ -76,7 +74,10 @@ def load_editor(
         tensor = model.manifest.tensors.get(layer.tensor)
         stored = (layer.d_out, layer.d_in) if layer.transposed else (layer.d_in, layer.d_out)
         if tensor is None or tuple(tensor.shape) != stored:
-            raise WrongBase(f"editor {record.id[:10]}: the model has no tensor {layer.tensor} of shape {stored}")
+            raise WrongBase(
+                f"editor {record.id[:10]}: the model has no tensor {layer.tensor!a} of shape {stored}",
+                remedy="Train one: malmen train FILE --model " + model.name,
+            )
     _check_size(config, layers, tensors, record)
     editor = Editor(
         [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers],
@@ -85,8 +86,30 @@ def load_editor(
         step_size=config.editor.step_size,
     )
     editor.to(device).requires_grad_(False)
-    editor.load_tensors(tensors)
+    try:
+        editor.load_tensors(tensors)
+    except UnsafeFile as error:
+        raise _damaged(record, error) from None
     return editor, layers
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Raises ValueError or KeyError for what `editor_files` could not have written."""
+    with open_regular(path) as file:
+        data = file.read(_DESCRIPTION_LIMIT + 1)
+    if len(data) > _DESCRIPTION_LIMIT:
+        raise ValueError("the description is too large")
+    description = json.loads(data.decode())
+    if not isinstance(description, dict) or description.keys() != _KEYS:
+        raise ValueError(f"its description does not hold just {', '.join(sorted(_KEYS))}")
+    if description["format"] != FORMAT or description["per_fact"] is not True:
+        raise ValueError(f"it is not of format {FORMAT}, or its rows are not per_fact: this malmen cannot use it")
+    return description
+
+
+def _damaged(record: EditorRecord, error: Exception) -> UnsafeFile:
+    why = error.message.removeprefix("editor: ") if isinstance(error, UnsafeFile) else error
+    return UnsafeFile(f"editor {record.id[:10]} is damaged: {why}", remedy=_TRAIN_AGAIN)
 
 
 def _check_size(
@@ -99,5 +122,5 @@ def _check_size(
     if first is None or first.ndim != 2 or (blocks, first.shape[1]) != (config.editor.blocks, config.editor.rank):
         raise UnsafeFile(
             f"editor {record.id[:10]}: its description and its tensors disagree about its size",
-            remedy="`malmen verify` names what is wrong; train it again.",
+            remedy=_TRAIN_AGAIN,
         )

@@ -23,8 +23,8 @@ from malmen_cli.ledger import (
     ModelRecord,
     active_facts,
     check_editor,
+    reading,
     remaining,
-    require_head,
     store,
 )
 from malmen_cli.operations.active import ActiveSet, active_now, choose_editor, edit_digests, out_of_range, reference
@@ -43,8 +43,13 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
 
     Raises:
         UsageError: the model has no editor, or no fact fits. WrongBase: the checkpoint is not as the ledger says.
+        Locked: another process writes to it.
     """
-    require_head(ledger, model)
+    with reading(ledger, model):
+        return _evaluate_file(ledger, model, facts, options)
+
+
+def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: EvaluationOptions) -> Evaluated:
     with ledger.read() as db:
         record = _editor(db, model, options.editor)
     size = options.n_edits or record.config["config"]["facts_per_step"]
@@ -100,9 +105,13 @@ def evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: Ev
 
     Raises:
         UsageError: the entry brought no facts, or none of them is in effect. WrongBase: the checkpoint is not as the
-            ledger says.
+            ledger says. Locked: another process writes to it.
     """
-    require_head(ledger, model)
+    with reading(ledger, model):
+        return _evaluate_entry(ledger, model, entry, options)
+
+
+def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: EvaluationOptions) -> Evaluated:
     with ledger.read() as db:
         facts = _facts_of(db, model, entry)
         gone = _not_in_effect(db, model, entry, facts)

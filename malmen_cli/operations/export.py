@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
-from malmen_cli.checkpoint.digests import short
-from malmen_cli.checkpoint.durable import require_space, write_without_folder
+from malmen_cli.checkpoint.durable import Need, require_space, write_without_folder
 from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange
-from malmen_cli.errors import UsageError, VerificationFailed, WrongBase
-from malmen_cli.ledger import Ledger, ModelRecord, require_unlocked, store
+from malmen_cli.errors import UsageError, VerificationFailed
+from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
 from malmen_cli.operations.models import all_layers
 from malmen_cli.operations.provenance import (
     CARD,
@@ -71,7 +70,8 @@ def export(
         kind=kind,
     )
     if kind == "full":
-        return _export_full(ledger, model, state, target, record)
+        with unmoved(ledger, model, checked=True):  # a writer's work would look like damage
+            return _export_full(ledger, model, state, target, record)
     if not record["tensors"]:
         raise UsageError(
             f"the state {state} of {model.name} holds no edit: there is nothing to export as {kind}",
@@ -84,21 +84,17 @@ def export(
     files |= _papers(ledger, state, record)
     if kind == "delta":
         files["delta.json"] = files.pop(PROVENANCE)
+    require_space([Need(target, tuple(map(len, files.values())), "the export")])
     with new_folder(target) as part:
-        require_space(part, sum(map(len, files.values())), "the export")
         for name, data in files.items():
             write_without_folder(part / name, data)
     return Exported(kind, target, state, record, warnings)
 
 
 def _export_full(ledger: Ledger, model: ModelRecord, state: State, target: Path, record: dict[str, Any]) -> Exported:
-    require_unlocked(model)
+    require_head(ledger, model)  # before the copy, which finds out only at its end
     with ledger.read() as db:
-        pending, now = store.pending_entry(db, model.id), store.state(db, model.id)
-    if pending is not None:
-        raise WrongBase(
-            f"an interrupted {pending.kind} ({short(pending.id)}) is not settled", remedy="run malmen recover"
-        )
+        now = store.state(db, model.id)
     stored = TensorBytes(ledger, model)
     # Also those that stay as they are: another process may change the checkpoint while it is copied.
     changes = [_change(stored, name, before, state.digest(model, name)) for name, before in sorted(now.items())]

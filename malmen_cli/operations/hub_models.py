@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from malmen_cli.checkpoint.lock import PATIENCE
 from malmen_cli.checkpoint.working_copy import make_working_copy
 from malmen_cli.errors import UnknownName, UsageError
 from malmen_cli.facts import printable
@@ -60,22 +61,25 @@ def plain_name(text: str) -> str:
 
 
 @contextmanager
-def working_copy(ledger: Ledger, name: str, snapshot: Snapshot, command: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def working_copy(
+    ledger: Ledger, name: str, snapshot: Snapshot, command: str, timeout: float = PATIENCE
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new folder of the workspace with the snapshot's model in it, and its origin for the register entry.
 
     The body registers it; a copy that is not registered in the end is removed.
 
     Raises:
-        UsageError: the name is taken. UnsupportedModel, UnsafeFile: the snapshot cannot be copied.
+        UsageError: the name is taken. UnsupportedModel, UnsafeFile: the snapshot cannot be copied. Locked: another
+        process holds the workspace for longer than `timeout` seconds.
     """
     check_name(name)
     target = ledger.workspace.checkpoints / name
-    with ledger.hold(command):
+    with ledger.hold(command, timeout):
         with ledger.read() as db:
             if name in {model.name for model in store.models(db)}:
                 raise UsageError(f"another model is registered as {name}", remedy="choose another name")
             registered = store.model_at(db, target)
-        if registered is None and target.is_dir():
+        if registered is None and target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)  # a killed command made it, and nobody ever used it
         make_working_copy(snapshot.folder, snapshot.blobs, target)
         try:

@@ -8,6 +8,8 @@ from typing import Any
 
 from malmen_cli.errors import UnsafeFile
 
+_VERIFY = "run malmen verify; restore the workspace from a backup"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorLayer:
@@ -42,7 +44,7 @@ def layers_of(description: Mapping[str, Any]) -> list[TensorLayer]:
             for x in layers
         )
     except (KeyError, TypeError) as error:
-        raise UnsafeFile(f"the description of the edited layers is malformed: {error}") from None
+        raise UnsafeFile(f"the description of the edited layers is malformed: {error}", remedy=_VERIFY) from None
     if not layers or not sound or len({x.name for x in layers}) != len(layers):
-        raise UnsafeFile("the description of the edited layers is malformed")
+        raise UnsafeFile("the description of the edited layers is malformed", remedy=_VERIFY)
     return layers

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malmen_cli.checkpoint.lock import PATIENCE
 from malmen_cli.checkpoint.manifest import Manifest, read_manifest
 from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import UnknownName, UnsupportedModel, UsageError
@@ -62,7 +63,9 @@ def is_folder(name: str) -> bool:
         return False
 
 
-def find_or_register(ledger: Ledger, name: str | None, command: str) -> tuple[ModelRecord, Registration | None]:
+def find_or_register(
+    ledger: Ledger, name: str | None, command: str, timeout: float = PATIENCE
+) -> tuple[ModelRecord, Registration | None]:
     """`find_model`, registering what is used for the first time: a folder under its own name, or a model of the local
     hub cache under the known name it was asked by, or its repository's.
     """
@@ -72,13 +75,13 @@ def find_or_register(ledger: Ledger, name: str | None, command: str) -> tuple[Mo
         found = _registered(db, name)
     if found is not None:
         return found, None
-    with ledger.hold(command):
+    with ledger.hold(command, timeout):
         with ledger.read() as db:
             found = _registered(db, name)  # by another process, while this one waited
-        return (found, None) if found is not None else _register_first(ledger, name, command)
+        return (found, None) if found is not None else _register_first(ledger, name, command, timeout)
 
 
-def _register_first(ledger: Ledger, name: str, command: str) -> tuple[ModelRecord, Registration]:
+def _register_first(ledger: Ledger, name: str, command: str, timeout: float) -> tuple[ModelRecord, Registration]:
     from malmen_cli.language_models.hub_cache import find_snapshot, snapshot_of
     from malmen_cli.operations.hub_models import name_for, plain_name, unknown_model
 
@@ -92,12 +95,18 @@ def _register_first(ledger: Ledger, name: str, command: str) -> tuple[ModelRecor
         raise UsageError(
             f"the name {new_name} is taken by another folder", remedy=f"Register it: malmen models add NAME {name}"
         )
-    registration = register_source(ledger, new_name, name, command=command)
+    registration = register_source(ledger, new_name, name, command=command, timeout=timeout)
     return registration.model, registration
 
 
 def register_source(
-    ledger: Ledger, name: str, source: str, *, layers: Sequence[str] | None = None, command: str = ""
+    ledger: Ledger,
+    name: str,
+    source: str,
+    *,
+    layers: Sequence[str] | None = None,
+    command: str = "",
+    timeout: float = PATIENCE,
 ) -> Registration:
     """Register a local folder, to be edited in place, or a working copy of a model of the local hub cache.
 
@@ -113,11 +122,12 @@ def register_source(
     check_name(name)
     snapshot = snapshot_of(Path(source)) if is_folder(source) else find_snapshot(source)
     if snapshot is not None:
-        with working_copy(ledger, name, snapshot, command) as (folder, origin):
-            return register(ledger, name, folder, layers=layers, command=command, details={"origin": origin})
+        with working_copy(ledger, name, snapshot, command, timeout) as (folder, origin):
+            details = {"origin": origin}
+            return register(ledger, name, folder, layers=layers, command=command, details=details, timeout=timeout)
     if not is_folder(source) and not _is_path(source):
         raise unknown_model(source)
-    return register(ledger, name, Path(source), layers=layers, command=command)
+    return register(ledger, name, Path(source), layers=layers, command=command, timeout=timeout)
 
 
 def _is_path(text: str) -> bool:
@@ -133,16 +143,18 @@ def register(
     layers: Sequence[str] | None = None,
     command: str = "",
     details: Mapping[str, Any] | None = None,
+    timeout: float = PATIENCE,
 ) -> Registration:
     """Register a local folder: its manifest, the edited layers matched to the file's tensors, their base tensors.
 
     Raises:
         UnsupportedModel: transformers cannot load it, or a layer cannot be edited. UnsafeFile: links, bad headers.
     """
-    from malmen_cli.language_models.language_model import LanguageModel
+    from malmen_cli.language_models.language_model import LanguageModel, refuse_absurd
 
     check_name(name)
     manifest = read_manifest(folder)
+    refuse_absurd(folder, sum(weights.size for weights in manifest.weights.values()))
     model = LanguageModel(folder, layers=layers)
     found = [match_tensor(folder, manifest, layer) for layer in model.layers]
     architecture = {
@@ -152,7 +164,9 @@ def register(
         "layers": [asdict(layer) for layer in found],
     }
     tensors = [layer.tensor for layer in found]
-    return register_model(ledger, name, folder, manifest, tensors, architecture, command=command, details=details)
+    return register_model(
+        ledger, name, folder, manifest, tensors, architecture, command=command, details=details, timeout=timeout
+    )
 
 
 def match_tensor(folder: Path, manifest: Manifest, layer: EditedLayer) -> TensorLayer:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from malmen_cli.facts import FactSet
-from malmen_cli.ledger import Ledger, ModelRecord, require_head
+from malmen_cli.ledger import Ledger, ModelRecord, reading
 from malmen_cli.operations.active import Proposal, out_of_range, propose
 
 
@@ -82,11 +82,12 @@ def plan_facts(
     """Fold the facts into the model's history and, with `attempt` (`trial.attempt`), try the apply in memory.
 
     Raises:
-        WrongBase: the checkpoint is not as the ledger's head says. MalmenError: whatever would stop the apply.
+        WrongBase: the checkpoint is not as the ledger's head says. Locked: another process writes to it.
+        MalmenError: whatever would stop the apply.
     """
-    require_head(ledger, model)
-    proposal = propose(ledger, model, facts, editor)
-    trial = attempt(ledger, proposal) if attempt is not None and proposal.is_needed else None
+    with reading(ledger, model):
+        proposal = propose(ledger, model, facts, editor)
+        trial = attempt(ledger, proposal) if attempt is not None and proposal.is_needed else None
     warnings = [] if trial is None else trial.warnings
     return Plan(proposal, trial, warnings + out_of_range(proposal.editor, len(proposal.active)))
 

@@ -14,11 +14,10 @@ from malmen_cli.ledger import (
     Settlement,
     active_digest,
     commit_entry,
-    ensure_base_objects,
     store,
     writing,
 )
-from malmen_cli.operations.active import active_now, out_of_range
+from malmen_cli.operations.active import active_now, out_of_range, require_room_ahead
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.workbench import Progress, Workbench, facts_of_active, silent
@@ -75,6 +74,7 @@ def rebase(
             )
         if not now.facts or now.editor_id == record.id:
             return Rebased(None, record, now.editor_id, len(now.facts), [], None, [], settlement)
+        require_room_ahead(ledger, model, record)
         bench = Workbench(ledger, model, record, now.facts, device=device, batch_tokens=batch_tokens, progress=progress)
         facts = facts_of_active(ledger, now.facts)
         bench.capture(facts)
@@ -83,7 +83,6 @@ def rebase(
         solved = bench.solve()
         bench.language_model.overlay(solved.weights)
         check = questions.check(*before)
-        ensure_base_objects(ledger, model, [layer.tensor for layer in bench.layers])
         own = {layer.tensor for layer in bench.layers}
         restored = [change.name for change in solved.changes if change.name not in own]
         warnings = solved.warnings + out_of_range(record, len(bench.edits))
@@ -108,5 +107,6 @@ def rebase(
                     **environment(device),
                 },
             ),
+            [layer.tensor for layer in bench.layers],
         )
         return Rebased(entry, record, now.editor_id, len(now.facts), restored, check, warnings, settlement)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from malmen_cli.checkpoint.digests import digest_bytes, digest_file
+from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import NumericalFailure, VerificationFailed
 from malmen_cli.facts import Fact
@@ -100,18 +100,19 @@ class RowReader:
                 remedy="`malmen verify` names what is damaged.",
             ) from None
         if len(keys) != row.count or len(value_diffs) != row.count:
-            raise VerificationFailed(f"stored rows {row.object[:17]} are shorter than the ledger says")
+            raise VerificationFailed(
+                f"stored rows {row.object[:17]} are shorter than the ledger says", remedy="run malmen verify"
+            )
+        if not all(rows.ndim == 2 and rows.is_floating_point() for rows in (keys, value_diffs)):
+            raise VerificationFailed(f"stored rows {row.object[:17]} are no rows of numbers")
         return keys, value_diffs
 
     def _pack(self, digest: str) -> Mapping[str, Any]:
         if digest in self._fresh:
             pack: Mapping[str, Any] = load(self._fresh[digest])
         else:
-            path = self._objects.path(digest)
-            if digest_file(path) != digest:
-                raise ValueError("the object is damaged")
             # Slices are read on demand, so that memory does not grow with the facts of earlier entries.
-            file = safe_open(str(path), framework="pt")
+            file = safe_open(str(self._objects.checked_path(digest)), framework="pt")
             pack = {name: file.get_slice(name) for name in ("u", "d")}
         self._open[digest] = pack
         return pack

@@ -79,7 +79,9 @@ def solve_active(
         slices = rows(layer.name)
         for keys, value_diffs in _chunks(slices, read):
             if (keys.shape[1], value_diffs.shape[1]) != (layer.d_in, layer.d_out):
-                raise VerificationFailed(f"stored rows of {layer.name} do not fit the layer")
+                raise VerificationFailed(
+                    f"stored rows of {layer.name} do not fit the layer", remedy="run malmen verify"
+                )
             equation.update(keys.to(device), value_diffs.to(device))
         solution = editor.solve(index, equation)
         if inspect is not None:

@@ -138,7 +138,13 @@ SESSION: list[tuple[str, Any]] = [
             "warnings": [TEXT],
         },
     ),
-    ("verify", {"sound": YES_NO, "checked": dict, "problems": [{"where": TEXT, "what": TEXT}]}),
+    (
+        "verify",
+        {
+            **{"sound": YES_NO, "checked": dict, "problems": [{"where": TEXT, "what": TEXT}]},
+            **{"quick": YES_NO, "anchor": TEXT},
+        },
+    ),
     ("recover", [{"model": TEXT, "settled": ANY, "leftovers": list, "differences": [TEXT], "error": MAYBE_TEXT}]),
     ("gc --states --dry-run", COLLECTED),
     ("gc --states --yes", COLLECTED),
