@@ -337,4 +337,3 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
 
 def _is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:
     return any(digest != model.manifest.tensors[name].digest for name, digest in state.items())
-
