@@ -35,6 +35,7 @@ _POLL = 0.02  # seconds between attempts
 _GRACE = 0.25  # seconds that everybody waits: for a reader who only looks, and for a new holder's name
 _TELL_AFTER = 1.0  # seconds of waiting until the user is told
 _COMMAND_SHOWN = 200  # characters of the holder's command
+_NO_NAME = "another process, which left no name"
 _LARGEST = 1 << 16  # bytes that are read of a lock file
 
 Waiting = Callable[[str], None]
@@ -138,8 +139,10 @@ def _wait_for(attempt: Callable[[], _Got], folders: Sequence[Path], timeout: flo
             return attempt()
         except BlockingIOError:
             waited = time.monotonic() - began
-        if waited >= max(_GRACE, timeout):
-            held = _held_in_words(folders)
+        patience = max(_GRACE, timeout)
+        held = _held_in_words(folders) if waited >= patience else ""
+        # Who has only just got it has not written its name yet: a moment more for that.
+        if held and (_NO_NAME not in held or waited >= patience + _GRACE):
             raise Locked(held, remedy="wait until it has finished, then run the command again; or give --lock-timeout")
         if waited >= _TELL_AFTER and not told and _on_waiting is not None:
             told = True
@@ -276,7 +279,7 @@ def _holder(path: Path) -> str:
             raise TypeError
         text = f"process {pid} on {host[:100]} for {_age(datetime.now(UTC) - started)}: {command[: _COMMAND_SHOWN + 3]}"
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return "another process, which left no name"
+        return _NO_NAME
     return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
 
 

@@ -160,6 +160,22 @@ def test_the_holders_age_is_told_as_people_say_it(tmp_path: Path, seconds: int, 
             pass
 
 
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path) -> None:
+    """For longer than anybody waits for the lock itself; a name that never comes is not waited for without end."""
+    path = tmp_path / LOCK_NAME
+    with checkpoint_lock(tmp_path, "malmen apply"):
+        named = path.read_bytes()
+        path.write_bytes(b"")
+        later = threading.Timer(lock._GRACE * 1.4, path.write_bytes, [named])
+        later.start()
+        with pytest.raises(Locked, match=f"process {os.getpid()} on "), checkpoint_lock(tmp_path, "malmen revert"):
+            pass
+        later.join()
+        path.write_bytes(b"")
+        with pytest.raises(Locked, match="which left no name"), checkpoint_lock(tmp_path, "malmen revert"):
+            pass
+
+
 def test_a_long_command_is_cut(tmp_path: Path) -> None:
     with checkpoint_lock(tmp_path, "malmen apply " + "x" * 100_000):
         with pytest.raises(Locked, match=r"process .*: malmen apply x+") as caught, checkpoint_lock(tmp_path, "malmen"):

@@ -86,7 +86,7 @@ def mutations_of_rows(world: TamperedWorld, chance: random.Random, scale: float)
         found = list(_of_table(world, table, rows, names, chance))
         yield from found if scale >= 1 else chance.sample(found, min(len(found), max(4, round(len(found) * scale))))
     schema = list(_of_schema(world, content))
-    yield from schema if scale >= 1 else chance.sample(schema, 10)
+    yield from schema if scale > 0.1 else chance.sample(schema, 10)
 
 
 def _of_table(
