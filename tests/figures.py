@@ -39,9 +39,6 @@ class Figures:
         return lines
 
 
-Record = Figures
-
-
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 

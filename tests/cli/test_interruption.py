@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,17 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LINE = "malmen: interrupted ({}); the next command settles whatever was under way\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def signals_arrive() -> Iterator[None]:
+    """Under nohup, or in the background of a script, signals are ignored, and commands would inherit that."""
+    ignored = {number: kept for number in SIGNALS if (kept := signal.getsignal(number)) is signal.SIG_IGN}
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, kept in ignored.items():
+        signal.signal(number, kept)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from crowd_server import Server
-from figures import Record
+from figures import Figures
 from ledger_world import make_world
 from safetensors_folders import file_digests, names_in
 from tiny_models import World, make_fact, save_tiny_model, write_facts
@@ -29,7 +29,7 @@ KEPT = Path(__file__).resolve().parents[1] / "ledger"
 
 
 @pytest.fixture
-def counted(figures: Record) -> Iterator[dict[str, Any]]:
+def counted(figures: Figures) -> Iterator[dict[str, Any]]:
     """A row of the table: what a test puts in, and how long it took. Ask for it last."""
     row: dict[str, Any] = {}
     began = time.monotonic()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from crowd_server import Server
-from figures import Record
+from figures import Figures
 from ledger_world import make_world
 from verdict import Verdict, judge
 
@@ -31,7 +31,7 @@ def crowd(server: Server, folder: Path, roles: tuple[str, ...], seconds: float, 
 @pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("roles", [MIXED, EDITORS], ids=["mixed", "gc of states, editors"])
 def test_nothing_is_lost(
-    server: Server, fast_folder: Path, figures: Record, full: bool, roles: tuple[str, ...], seed: int
+    server: Server, fast_folder: Path, figures: Figures, full: bool, roles: tuple[str, ...], seed: int
 ) -> None:
     seconds = 60.0 if full else 3.0
     began = time.monotonic()
@@ -42,7 +42,7 @@ def test_nothing_is_lost(
     assert not full or (found.counts["refused"] and found.counts["killed_holding"] and found.counts["killed_pending"])
 
 
-def test_with_a_real_model(torch_server: Server, fast_folder: Path, figures: Record, full: bool) -> None:
+def test_with_a_real_model(torch_server: Server, fast_folder: Path, figures: Figures, full: bool) -> None:
     """`malmen apply`, `revert`, `plan`, `eval`, `diff`, `export` and `verify` on a tiny model, some killed."""
     if not full:
         pytest.skip("takes a minute and a half: --full")
@@ -60,7 +60,7 @@ def test_with_a_real_model(torch_server: Server, fast_folder: Path, figures: Rec
     assert found.counts["committed"] > 1
 
 
-def test_without_the_lock_the_harness_notices(server: Server, fast_folder: Path, figures: Record) -> None:
+def test_without_the_lock_the_harness_notices(server: Server, fast_folder: Path, figures: Figures) -> None:
     """Negative control: the same crowd, every lock a stand-in that keeps nobody out."""
     began = time.monotonic()
     found = crowd(server, fast_folder, MIXED, 2.0, without=["lock"])
@@ -69,7 +69,7 @@ def test_without_the_lock_the_harness_notices(server: Server, fast_folder: Path,
 
 
 def test_a_verification_that_does_not_wait_gives_false_alarms(
-    server: Server, fast_folder: Path, figures: Record
+    server: Server, fast_folder: Path, figures: Figures
 ) -> None:
     """Negative control: verify as it is without `verify_when_quiet`."""
     began = time.monotonic()

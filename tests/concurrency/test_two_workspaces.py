@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from crowd_server import Server
-from figures import Record
+from figures import Figures
 from ledger_world import EDITOR, _new_workspace, apply, fact, make_world, revert, tiny
 from safetensors_folders import EDITED, file_digests, names_in, safetensors_bytes
 from verdict import judge
@@ -64,7 +64,7 @@ def test_one_edits_then_the_other(two: tuple[Path, Path]) -> None:
 
 
 def test_eight_processes_from_both(
-    server: Server, two: tuple[Path, Path], fast_folder: Path, figures: Record, full: bool
+    server: Server, two: tuple[Path, Path], fast_folder: Path, figures: Figures, full: bool
 ) -> None:
     """Whose edits are in the checkpoint changes only by way of the base, so never are there edits of both."""
     base = file_digests(two[0] / "model")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from figures import Record
+from figures import Figures
 from shifts import Weights, difference, same_bits, weights
 from tiny_models import NAME, World, fact_set, make_facts, make_world, run_malmen, write_facts
 
@@ -55,7 +55,7 @@ def outcome(make: Maker, folder: Path, files: Sequence[Sequence[Fact]], batch_to
     return found
 
 
-def try_reverts(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, figures: Record) -> None:
+def try_reverts(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, figures: Figures) -> None:
     """Three applies; an older one is taken out, then one fact of the next: the rest, applied from scratch, is the same.
 
     From scratch in files as they were, and in one file, whose batches differ.
@@ -90,7 +90,7 @@ def try_reverts(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, fig
     assert difference(base | found, {**base}, base) > 0.1  # a control: the shift itself is far larger
 
 
-def try_ways(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, figures: Record) -> None:
+def try_ways(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, figures: Figures) -> None:
     shuffled = random.Random(0).sample(facts, len(facts))
     quarter = max(1, len(facts) // 4)
     ways: list[Way] = [
@@ -112,15 +112,15 @@ def try_ways(kind: str, make: Maker, facts: Sequence[Fact], folder: Path, figure
         figures(AGAIN, model=kind, facts=len(facts), way=name, bits=bits, largest_difference_of_S=apart)
 
 
-def test_reverting_equals_never_having_applied(maker: tuple[str, Maker], tmp_path: Path, figures: Record) -> None:
+def test_reverting_equals_never_having_applied(maker: tuple[str, Maker], tmp_path: Path, figures: Figures) -> None:
     try_reverts(*maker, make_facts(12), tmp_path, figures)
 
 
-def test_order_batches_and_files_do_not_matter(maker: tuple[str, Maker], tmp_path: Path, figures: Record) -> None:
+def test_order_batches_and_files_do_not_matter(maker: tuple[str, Maker], tmp_path: Path, figures: Figures) -> None:
     try_ways(*maker, make_facts(24), tmp_path, figures)
 
 
-def test_another_process_gives_the_same_bits(tmp_path: Path, full: bool, figures: Record) -> None:
+def test_another_process_gives_the_same_bits(tmp_path: Path, full: bool, figures: Figures) -> None:
     world = make_world(tmp_path / "here")
     base, facts = weights(world), make_facts(6)
     file = write_facts(tmp_path / "facts.jsonl", facts)
@@ -142,7 +142,7 @@ def test_another_process_gives_the_same_bits(tmp_path: Path, full: bool, figures
     assert all(equal)
 
 
-def test_on_a_real_model_and_real_facts(shared_dir: Path, tmp_path: Path, full: bool, figures: Record) -> None:
+def test_on_a_real_model_and_real_facts(shared_dir: Path, tmp_path: Path, full: bool, figures: Figures) -> None:
     if not full:
         pytest.skip("tried with --full")
     data = shared_dir / "data" / "counterfact"

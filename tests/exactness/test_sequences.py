@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from facts_machine import FactsMachine
-from figures import Record
+from figures import Figures
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from safetensors.torch import load_file
@@ -22,7 +22,7 @@ COLUMNS = ("sequences", "steps", "superseded", "reverted", "revived", "rebased",
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]}-{kind[1]}-{'shards' if kind[2] else 'file'}")
-def test_any_sequence(kind: tuple[Family, str, bool], full: bool, figures: Record) -> None:
+def test_any_sequence(kind: tuple[Family, str, bool], full: bool, figures: Figures) -> None:
     if not full and kind not in IN_SHORT:
         pytest.skip("tried with --full")
     machine = FactsMachine.prepare(*kind)
@@ -56,7 +56,7 @@ def _settings(examples: int, steps: int) -> settings:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_undoing_by_arithmetic_would_not_restore_them(dtype: str, tmp_path: Path, figures: Record) -> None:
+def test_undoing_by_arithmetic_would_not_restore_them(dtype: str, tmp_path: Path, figures: Figures) -> None:
     """The control: `W += S`, then `W -= S`, as the published scripts do it, beside what a revert leaves."""
     world = make_world(tmp_path / "world", dtype=dtype)
     base = weights(world)

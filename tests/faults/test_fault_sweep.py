@@ -20,12 +20,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from fault_cases import CASES
 from fault_sweep import Sweep
+from figures import Figures
 from injected_faults import Fault, Point, Server, why_not
 from ledger_world import FAST
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-Record = Callable[..., None]
 # In the tables, * stands for: the mathematics stood in for, all else real.
 KILLED = "R1, R9: SIGKILL before each state-changing call; the next command ends in before or after (*: stand-in)"
 FAILED = "R2: each state-changing call fails once: an error in words, the next command ends in before or after"
@@ -65,7 +65,7 @@ def sweep(request: pytest.FixtureRequest, server: Callable[[bool], Server]) -> I
         yield Sweep(name, server(CASES[name].torch), Path(home).resolve())
 
 
-def swept(sweep: Sweep, fault: Fault, figures: Record, step: int, repeat: int = 1, only: str = "") -> list[str]:
+def swept(sweep: Sweep, fault: Fault, figures: Figures, step: int, repeat: int = 1, only: str = "") -> list[str]:
     """Strike with one kind of fault, put what came of it into the table, and return what was bad."""
     found = sweep.strike(fault, step, repeat, only)
     row = {"command": sweep.case.command, "files": sweep.case.files, "calls": found.calls, "points": found.tried}
@@ -80,7 +80,7 @@ def swept(sweep: Sweep, fault: Fault, figures: Record, step: int, repeat: int = 
 
 
 @pytest.mark.parametrize("sweep", PLAIN, indirect=True)
-def test_any_fault_leaves_before_or_after(sweep: Sweep, full: bool, figures: Record) -> None:
+def test_any_fault_leaves_before_or_after(sweep: Sweep, full: bool, figures: Figures) -> None:
     kills = 1 if full or sweep.name in EVERY_POINT else KILLS
     bad = swept(sweep, "SIGKILL", figures, kills)
     for error in ("ENOSPC", "EIO"):
@@ -89,7 +89,7 @@ def test_any_fault_leaves_before_or_after(sweep: Sweep, full: bool, figures: Rec
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_any_fault_in_a_real_model(name: str, server: Callable[[bool], Server], full: bool, figures: Record) -> None:
+def test_any_fault_in_a_real_model(name: str, server: Callable[[bool], Server], full: bool, figures: Figures) -> None:
     if not full:
         pytest.skip("real models, under strace: --full")
     with TemporaryDirectory(dir=FAST) as home:
@@ -101,7 +101,7 @@ def test_any_fault_in_a_real_model(name: str, server: Callable[[bool], Server], 
 
 
 @pytest.mark.parametrize("sweep", PLAIN, indirect=True)
-def test_a_read_that_fails_does_no_harm(sweep: Sweep, full: bool, figures: Record) -> None:
+def test_a_read_that_fails_does_no_harm(sweep: Sweep, full: bool, figures: Figures) -> None:
     """What a disk fails to give must not be taken for something that is not there."""
     found = sweep.strike("EIO", READS_FULL if full else READS, points=sweep.reads)
     bad = found.bad
@@ -138,6 +138,6 @@ def test_a_struck_call_has_not_happened(sweep: Sweep) -> None:
 
 
 @pytest.mark.parametrize("sweep", CARELESS, indirect=True)
-def test_a_careless_writer_loses(sweep: Sweep, full: bool, figures: Record) -> None:
+def test_a_careless_writer_loses(sweep: Sweep, full: bool, figures: Figures) -> None:
     """The same sweep over a writer without one of its safeties."""
     assert swept(sweep, "SIGKILL", figures, 1, only="" if full else ".safetensors")

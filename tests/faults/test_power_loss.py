@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from figures import Figures
 from ledger_world import FAST
 from power_cuts import Cuts, cuts_after_kill, cuts_of, cuts_of_program
 from recorded_commands import COMMANDS, Command, inspect_entries, inspect_rows, real_world
@@ -25,7 +26,6 @@ from simulated_disk import PLAIN, Operation
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
-Record = Callable[..., None]
 Recorded = Callable[[str], Cuts]
 IMAGES, IMAGES_FULL = 40, 1000  # of each command, at most
 TITLE = "R3: the power fails; images of the disk with what was not synced missing, torn or out of order"
@@ -67,13 +67,13 @@ def recorded(folder: Path) -> Callable[[str], Cuts]:
 SLOW = ("make a workspace", "upgrade the schema", "save an editor")
 
 
-def row(figures: Record, title: str, cuts: Cuts, **first: object) -> None:
+def row(figures: Figures, title: str, cuts: Cuts, **first: object) -> None:
     operations, syncs = len(cuts.recording.operations), cuts.recording.syncs()
     figures(title, **first, operations=operations, syncs=syncs, images=cuts.tried, bad=len(cuts.bad))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_power_loss(name: str, recorded: Recorded, full: bool, figures: Record) -> None:
+def test_power_loss(name: str, recorded: Recorded, full: bool, figures: Figures) -> None:
     cuts = recorded(name)
     assert len(cuts.states) > 1, "it never said that it was done"
     assert cuts.states[0] != cuts.states[-1] or name.startswith("settle")
@@ -91,7 +91,7 @@ def judged(name: str) -> Command:
 
 
 @pytest.mark.parametrize("name", AGAIN)
-def test_power_loss_after_a_kill(name: str, recorded: Recorded, full: bool, figures: Record) -> None:
+def test_power_loss_after_a_kill(name: str, recorded: Recorded, full: bool, figures: Figures) -> None:
     """What a killed command had not synced, the next one must not take for durable because it is there."""
     if name in SLOW and not full:
         pytest.skip("seconds for each kill: --full")
@@ -121,7 +121,9 @@ def of_database(operation: Operation) -> bool:
 
 @pytest.mark.parametrize("what", ["files", "folders", "the database"])
 @pytest.mark.parametrize("name", ["apply, two shards", "register a model", "save an editor"])
-def test_a_disk_that_is_not_synced_loses(name: str, what: str, recorded: Recorded, full: bool, figures: Record) -> None:
+def test_a_disk_that_is_not_synced_loses(
+    name: str, what: str, recorded: Recorded, full: bool, figures: Figures
+) -> None:
     """The same recording with one kind of sync taken out."""
     cuts = recorded(name)
 
@@ -138,7 +140,7 @@ def test_a_disk_that_is_not_synced_loses(name: str, what: str, recorded: Recorde
 
 
 @pytest.mark.parametrize("name", ["apply with synchronous = OFF", "apply, the checkpoint before the ledger"])
-def test_a_careless_writer_loses(name: str, recorded: Recorded, full: bool, figures: Record) -> None:
+def test_a_careless_writer_loses(name: str, recorded: Recorded, full: bool, figures: Figures) -> None:
     careless = recorded(name)
     careless.attempt_many(IMAGES_FULL // 4 if full else IMAGES // 2)
     row(figures, CONTROLS, careless, control=name)
@@ -146,7 +148,7 @@ def test_a_careless_writer_loses(name: str, recorded: Recorded, full: bool, figu
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "six entries in a row"])
-def test_which_syncs_are_needed(name: str, recorded: Recorded, full: bool, figures: Record) -> None:
+def test_which_syncs_are_needed(name: str, recorded: Recorded, full: bool, figures: Figures) -> None:
     """Says of each sync whether anything is lost without it: where most could go, the harness would be blind."""
     if not full:
         pytest.skip("takes minutes: --full")
@@ -196,7 +198,7 @@ def test_malmen_itself(
     folder: Path,
     real: Callable[[Path], None],
     full: bool,
-    figures: Record,
+    figures: Figures,
 ) -> None:
     if not full:
         pytest.skip("loads torch under strace: --full")

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 from damaged_ledger import READING, DamagedLedger, damaged
-from figures import Record
+from figures import Figures
 from fuzz_counts import Tried
 from fuzz_targets import Defect, scratch
 
@@ -31,7 +31,7 @@ def test_the_sound_one_is_read(world: DamagedLedger) -> None:
     assert world(world.sound)
 
 
-def test_only_malmens_own_errors_escape(world: DamagedLedger, full: bool, figures: Record) -> None:
+def test_only_malmens_own_errors_escape(world: DamagedLedger, full: bool, figures: Figures) -> None:
     tried = Tried(world)
     try:
         for seed in range(FULL if full else FAST):

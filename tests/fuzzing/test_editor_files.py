@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from editor_targets import EDITOR_TARGETS, samples
-from figures import Record
+from figures import Figures
 from fuzz_counts import Tried
 from fuzz_mutations import damaged, replaced, spelled, value
 from fuzz_samples import special
@@ -68,7 +68,7 @@ def _somewhere(rng: Random, tree: Any) -> Any:
 
 
 @pytest.mark.parametrize("target", EDITOR_TARGETS)
-def test_only_malmens_own_errors_escape(target: str, full: bool, figures: Record) -> None:
+def test_only_malmens_own_errors_escape(target: str, full: bool, figures: Figures) -> None:
     tried = Tried(EDITOR_TARGETS[target])
     try:
         for data in (samples()[target], *special()):

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import peak_memory
 import pytest
 from damaged_ledger import DamagedLedger
-from figures import Record
+from figures import Figures
 from ledger_world import FAST as IN_MEMORY
 from memory_shapes import SHAPES, Shape
 
@@ -64,7 +64,7 @@ def bound(size: int, found: dict[str, int]) -> int:
     return max(PER_BYTE * size, PER_FACT * found["facts"]) + CONSTANT
 
 
-def check(name: str, size: int, figures: Record) -> None:
+def check(name: str, size: int, figures: Figures) -> None:
     shape = SHAPES[name]
     length, found = measure(shape, size)
     figures(
@@ -98,7 +98,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_it_is_bounded(name: str, full: bool, figures: Record) -> None:
+def test_it_is_bounded(name: str, full: bool, figures: Figures) -> None:
     if full:
         check(name, FULL.get(SHAPES[name].reader, 3 * MB), figures)
     elif name in QUICK:
@@ -108,7 +108,7 @@ def test_it_is_bounded(name: str, full: bool, figures: Record) -> None:
 
 
 @pytest.mark.parametrize("reader", LIMITS)
-def test_what_is_over_its_limit_is_not_parsed(reader: str, full: bool, figures: Record) -> None:
+def test_what_is_over_its_limit_is_not_parsed(reader: str, full: bool, figures: Figures) -> None:
     """The worst shape, just over what is read at all."""
     if not full and reader != "settings":
         pytest.skip("with --full")
@@ -129,7 +129,7 @@ def test_what_is_over_its_limit_is_not_parsed(reader: str, full: bool, figures: 
     assert found["peak"] <= 2.2 * length + CONSTANT
 
 
-def test_a_fact_file_of_100_mb(full: bool, figures: Record) -> None:
+def test_a_fact_file_of_100_mb(full: bool, figures: Figures) -> None:
     """One cell of 100 MB, and one record of nothing but lists."""
     if not full:
         pytest.skip("with --full")

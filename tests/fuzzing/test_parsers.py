@@ -18,7 +18,7 @@ from random import Random
 import coverage_guided
 import fuzz_targets
 import pytest
-from figures import Record
+from figures import Figures
 from fuzz_counts import Tried
 from fuzz_mutations import mutated
 from fuzz_samples import SAMPLES, special
@@ -36,7 +36,7 @@ TITLE = "R10: inputs with structure (hypothesis)"
 
 
 @pytest.fixture(scope="module")
-def totals(figures: Record) -> Iterator[list[Tried]]:
+def totals(figures: Figures) -> Iterator[list[Tried]]:
     tried: list[Tried] = []
     yield tried
     sums = {name: sum(getattr(one, name) for one in tried) for name in ("inputs", "accepted", "uncaught")}
@@ -63,7 +63,7 @@ def drive(tried: Tried, target: str, examples: int) -> None:
 
 
 @pytest.mark.parametrize("target", PARSERS)
-def test_only_malmens_own_errors_escape(target: str, full: bool, figures: Record, totals: list[Tried]) -> None:
+def test_only_malmens_own_errors_escape(target: str, full: bool, figures: Figures, totals: list[Tried]) -> None:
     tried = Tried(PARSERS[target])
     totals.append(tried)
     try:
@@ -157,7 +157,7 @@ def test_a_reader_that_accepts_or_says_too_much_is_noticed(broken: str, monkeypa
 # The other driver -----------------------------------------------------------------------------------------------------
 
 
-def test_coverage_guided(full: bool, figures: Record, tmp_path: Path) -> None:
+def test_coverage_guided(full: bool, figures: Figures, tmp_path: Path) -> None:
     """A million inputs over the parsers."""
     pytest.importorskip("atheris", reason="needs atheris, which the tests' extra does not bring")
     if not full:

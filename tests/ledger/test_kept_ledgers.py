@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from alembic import command
-from figures import Record
+from figures import Figures
 from kept_ledgers import HERE
 from ledger_world import dump, fact, refs
 
@@ -105,7 +105,7 @@ def test_entries_follow_in_it(kept: Workspace) -> None:
             assert said(ledger) == []
 
 
-def test_round_trips_lose_nothing(kept: Workspace, figures: Record) -> None:
+def test_round_trips_lose_nothing(kept: Workspace, figures: Figures) -> None:
     """To every other revision, rows added there, back, and there again: what both revisions know stays as it was."""
     own = schema_revision(kept)
     assert own is not None
@@ -136,7 +136,7 @@ def test_round_trips_lose_nothing(kept: Workspace, figures: Record) -> None:
     assert bad == 0
 
 
-def test_killed_before_every_statement_of_an_upgrade(kept: Workspace, full: bool, figures: Record) -> None:
+def test_killed_before_every_statement_of_an_upgrade(kept: Workspace, full: bool, figures: Figures) -> None:
     """The ledger is then of the old revision or of a later one, whole, and the next command upgrades it.
 
     Every third statement without --full.

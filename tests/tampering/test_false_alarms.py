@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from figures import Record
+from figures import Figures
 from ledger_world import FAST
 from program import verbs
 from tampered_world import run
@@ -59,7 +59,7 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_no_command_leaves_anything_that_verify_objects_to(folder: Path, figures: Record) -> None:
+def test_no_command_leaves_anything_that_verify_objects_to(folder: Path, figures: Figures) -> None:
     make_world(folder)
     save_tiny_model(folder / "SECOND", "gptj", seed=5)
     write_facts(folder / "FILE", make_facts(3))

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from figures import Record
+from figures import Figures
 from ledger_world import FAST, apply, dump, fact
 from mutations import flipped
 from rich_world import rich_world
@@ -86,7 +86,7 @@ def live(request: pytest.FixtureRequest) -> Iterator[LiveLog]:
         yield live
 
 
-def test_a_damaged_log_gives_an_earlier_state_or_is_found(live: LiveLog, full: bool, figures: Record) -> None:
+def test_a_damaged_log_gives_an_earlier_state_or_is_found(live: LiveLog, full: bool, figures: Figures) -> None:
     chance, states = random.Random(9), live.states()
     assert live.verify(live.sound, "--expect", live.anchor) == ExitCode.DONE
     size = len(live.sound)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from figures import Record
+from figures import Figures
 from ledger_world import FAST
 from mutations import Mutation, mutations_of_files
 from mutations_of_rows import mutations_of_rows
@@ -102,14 +102,14 @@ class Trial:
 COLUMNS = ("tried", "logical", "found", "located", "no change", "outputs differing", "false alarms")
 
 
-def record(figures: Record, world: str, trial: Trial) -> None:
+def record(figures: Figures, world: str, trial: Trial) -> None:
     for place, counts in trial.counts.items():
         figures(TABLE, world=world, place=place, **{name.replace(" ", "_"): counts[name] for name in COLUMNS})
     total: Counter[str] = sum(trial.counts.values(), Counter())
     figures(TABLE, world=world, place="in all", **{name.replace(" ", "_"): total[name] for name in COLUMNS})
 
 
-def test_every_logical_change_is_found_and_located(world: TamperedWorld, full: bool, figures: Record) -> None:
+def test_every_logical_change_is_found_and_located(world: TamperedWorld, full: bool, figures: Figures) -> None:
     chance, share = random.Random(6), SHARES[world.name][not full]
     trial = Trial(world)
     for mutations in (mutations_of_files, mutations_of_rows):
@@ -136,7 +136,7 @@ BLINDED = {
 
 @pytest.mark.parametrize("without", BLINDED)
 def test_a_blinded_verify_is_noticed(
-    small: TamperedWorld, without: str, monkeypatch: pytest.MonkeyPatch, figures: Record
+    small: TamperedWorld, without: str, monkeypatch: pytest.MonkeyPatch, figures: Figures
 ) -> None:
     """Negative control: the same mutations against a verify that lacks one of its checks."""
     monkeypatch.setattr(BLINDED[without], lambda *_: None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from figures import Record
+from figures import Figures
 from ledger_world import FAST, apply, fact, make_world
 from rich_world import rich_world
 from tampered_world import run
@@ -183,7 +183,7 @@ class TestQuick:
         assert status == ExitCode.VERIFICATION_FAILED
         assert "fact " in said and "entry " in said and "embed.weight" in said
 
-    def test_with_many_facts(self, full: bool, figures: Record) -> None:
+    def test_with_many_facts(self, full: bool, figures: Figures) -> None:
         """A figure, not a limit: the machine's load is no failing test."""
         count = 10_000 if full else 1000
         with TemporaryDirectory(dir=FAST) as folder:
