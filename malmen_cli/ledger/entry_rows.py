@@ -57,9 +57,7 @@ def insert_entry(
         # Through JSON and back: the chain must hash what a later reader will find.
         details=json.loads(canonical_json({"malmen": malmen_cli.__version__, **(details or {})})),
     )
-    editor_record = None if editor_id is None else store.editor(db, editor_id).record_digest
-    digest = entry_digest(entry, base_digest=model.base_digest, editor_record=editor_record, deltas=deltas, packs=packs)
-    entry = replace(entry, id=digest)
+    entry = replace(entry, id=digest_of(db, model, entry, deltas, packs))
     if fact_set is not None:
         _insert_facts(db, fact_set)
     insert(db, "entries", **asdict(entry) | {"details": canonical_json(entry.details)})
@@ -69,6 +67,18 @@ def insert_entry(
         _insert_pack(db, entry.id, pack)
     stored_again(db, [delta.after for delta in deltas])
     return entry
+
+
+def digest_of(
+    db: sqlite3.Connection,
+    model: ModelRecord,
+    entry: Entry,
+    deltas: Iterable[ParameterDelta],
+    packs: Iterable[RowPack],
+) -> str:
+    """The id that follows from what an entry says, its editor's record being that of the database."""
+    editor = None if entry.editor_id is None else store.editor(db, entry.editor_id).record_digest
+    return entry_digest(entry, base_digest=model.base_digest, editor_record=editor, deltas=deltas, packs=packs)
 
 
 def stored_again(db: sqlite3.Connection, digests: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,27 +65,19 @@ class ObjectStore:
     def get(self, digest: str) -> bytes:
         """The blob, checked against its name. Raises VerificationFailed naming the file that is missing or damaged."""
         path = self.path(digest)
-        try:
-            with open_regular(path) as file:
-                data = file.read()
-        except (OSError, UnsafeFile) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
+        with _checking(path), open_regular(path) as file:
+            data = file.read()
         if digest_bytes(data) != digest:
-            raise VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
+            raise _damaged(path)
         return data
 
     def checked_path(self, digest: str) -> Path:
         """The object's file, for those that need only parts of it, checked against its name as `get` does."""
         path = self.path(digest)
-        try:
-            with open_regular(path):
-                sound = digest_file(path) == digest
-        except (OSError, UnsafeFile) as error:
-            why = error.strerror if isinstance(error, OSError) else error
-            raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
+        with _checking(path), open_regular(path):
+            sound = digest_file(path) == digest
         if not sound:
-            raise VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
+            raise _damaged(path)
         return path
 
     def __iter__(self) -> Iterator[str]:
@@ -92,3 +85,17 @@ class ObjectStore:
         for path in sorted((self.root / ALGORITHM).glob("??/*")):
             if is_digest(tag(path.name)) and path.name.startswith(path.parent.name):
                 yield tag(path.name)
+
+
+@contextmanager
+def _checking(path: Path) -> Iterator[None]:
+    """What keeps an object from being read, as VerificationFailed in words."""
+    try:
+        yield
+    except (OSError, UnsafeFile) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
+
+
+def _damaged(path: Path) -> VerificationFailed:
+    return VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)

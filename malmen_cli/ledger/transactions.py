@@ -9,7 +9,6 @@ how far it came, and the objects hold the bytes of each: the next writing comman
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import Locked, MalmenError, UnsafeFile, VerificationFailed, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import EntryFacts, FactRef, active_digest, active_facts
-from malmen_cli.ledger.chain import entry_digest
 from malmen_cli.ledger.database import Ledger
-from malmen_cli.ledger.entry_rows import insert_entry, mark_applied, withdraw
+from malmen_cli.ledger.entry_rows import digest_of, insert_entry, mark_applied, withdraw
 from malmen_cli.ledger.records import Entry, EntryDraft, ModelRecord, ParameterDelta, RowPack
 from malmen_cli.ledger.registration import ensure_base_objects
 from malmen_cli.ledger.sidecar import check_sidecar, refresh_sidecar
@@ -148,7 +146,7 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
         entry = store.pending_entry(db, model.id)
         state = store.state(db, model.id)
         deltas = [] if entry is None else store.deltas_of(db, entry.id)
-        follows = entry is None or _follows(db, model, entry, deltas)
+        follows = entry is None or entry.id == digest_of(db, model, entry, deltas, store.packs_of(db, entry.id))
     if entry is None:
         if not _is_edited(model, state):  # a killed revert may have left it; but another ledger's is not ours to judge
             refresh_sidecar(ledger, model, edited=False)
@@ -304,15 +302,6 @@ def _check_delta(model: ModelRecord, delta: ParameterDelta, state: Mapping[str, 
             f"the interrupted entry's change of {delta.tensor!a} does not follow from the entry before it",
             remedy=_BACKUP,
         )
-
-
-def _follows(db: sqlite3.Connection, model: ModelRecord, entry: Entry, deltas: Sequence[ParameterDelta]) -> bool:
-    """Whether an entry's id is the digest of what it says."""
-    editor = None if entry.editor_id is None else store.editor(db, entry.editor_id).record_digest
-    packs = store.packs_of(db, entry.id)
-    return entry.id == entry_digest(
-        entry, base_digest=model.base_digest, editor_record=editor, deltas=deltas, packs=packs
-    )
 
 
 def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[str, str]:

@@ -15,8 +15,8 @@ import sqlite3
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import active_digest, active_facts
-from malmen_cli.ledger.chain import entry_digest
 from malmen_cli.ledger.database import Ledger
+from malmen_cli.ledger.entry_rows import digest_of
 from malmen_cli.ledger.records import Entry, ModelRecord, ParameterDelta
 from malmen_cli.ledger.verification import Problem, Verification
 from malmen_cli.ledger.verify_database import verify_columns, verify_facts, verify_pages, verify_seals
@@ -126,11 +126,9 @@ def _verify_entry(
 def _verify_digest(
     db: sqlite3.Connection, model: ModelRecord, entry: Entry, deltas: list[ParameterDelta], found: Verification
 ) -> None:
-    editor = None if entry.editor_id is None else store.editor(db, entry.editor_id).record_digest
-    packs = store.packs_of(db, entry.id)
-    digest = entry_digest(entry, base_digest=model.base_digest, editor_record=editor, deltas=deltas, packs=packs)
-    where = _name(model, entry)
-    found.expect(digest == entry.id, where, "its content was changed, its id no longer follows from it")
+    packs, where = store.packs_of(db, entry.id), _name(model, entry)
+    follows = digest_of(db, model, entry, deltas, packs) == entry.id
+    found.expect(follows, where, "its content was changed, its id no longer follows from it")
     found.expect({pack.editor_id for pack in packs} <= {entry.editor_id}, where, "its rows are another editor's")
 
 

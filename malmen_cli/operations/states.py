@@ -122,6 +122,8 @@ class TensorBytes:
         Raises:
             MalmenError: the ledger had them, and they are neither stored nor to be had again from the rows.
         """
+        if (tensor, digest) in self._rebuilt:
+            return self._rebuilt[tensor, digest]
         objects = self._ledger.objects
         if objects.contains(digest):
             return objects.get(digest)
@@ -132,12 +134,11 @@ class TensorBytes:
             data = b""
         if digest_bytes(data) == digest:
             return data
-        if (tensor, digest) not in self._rebuilt and (entry := self._whose(tensor, digest)) is not None:
+        if (entry := self._whose(tensor, digest)) is not None:
             from malmen_cli.operations.rebuilding import rebuild
 
             rebuilt = rebuild(self._ledger, self._model, entry)
             self._rebuilt |= {(name, digest_bytes(data)): data for name, data in rebuilt.items()}
-        if (tensor, digest) in self._rebuilt:
             return self._rebuilt[tensor, digest]
         if self._was_stored(tensor, digest):
             raise MalmenError(
