@@ -208,7 +208,8 @@ def require_weights(folder: Path) -> str:
             return name
     raise UnsupportedModel(
         f"{folder} holds neither {SINGLE} nor {INDEX}",
-        remedy="save the model with save_pretrained (safetensors is its default); .bin weights are not read yet",
+        remedy="save the model with save_pretrained; of a folder with .bin weights, `malmen models add NAME FOLDER` "
+        "makes a converted working copy",
     )
 
 
@@ -216,7 +217,7 @@ def _weight_files(folder: Path) -> tuple[dict[str, SafetensorsHeader], list[str]
     """Headers by file name, and the names in order. As transformers does, one whole file wins over an index."""
     if require_weights(folder) == SINGLE:
         return {SINGLE: read_header(folder / SINGLE)}, [SINGLE]
-    weight_map = _read_index(folder / INDEX)
+    weight_map = read_index(folder / INDEX, ".safetensors")
     shards = sorted(set(weight_map.values()))
     headers = {name: read_header(folder / name) for name in shards}
     found = [(tensor, name) for name in shards for tensor in headers[name].slots]
@@ -226,7 +227,11 @@ def _weight_files(folder: Path) -> tuple[dict[str, SafetensorsHeader], list[str]
     return headers, shards
 
 
-def _read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path, suffix: str) -> dict[str, str]:
+    """The shard of each tensor, by an index as transformers writes it.
+
+    Raises UnsafeFile for a link, anything but an index, and shards that are no bare names or end otherwise.
+    """
     with open_regular(path) as file:
         text = file.read(LARGEST_INDEX + 1)
     try:
@@ -238,8 +243,9 @@ def _read_index(path: Path) -> dict[str, str]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UnsafeFile(f"{path} is not an index of shards ({error!r})", remedy="save the model again") from error
     for name in weight_map.values():
-        if not bare_name(name).endswith(".safetensors"):
-            raise UnsafeFile(f"{path} names the shard {name!r}", remedy="shards must be safetensors files")
+        if not bare_name(name).endswith(suffix):
+            kind = suffix.removeprefix(".")
+            raise UnsafeFile(f"{path} names the shard {name!r}", remedy=f"shards must be {kind} files")
     return dict(weight_map)
 
 

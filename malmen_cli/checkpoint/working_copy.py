@@ -1,8 +1,9 @@
-"""A working copy of a hub cache's snapshot: what is edited, so that the cache itself never is.
+"""A working copy of a model that cannot be edited where it is: a hub cache's snapshot, or a folder of pickled weights.
 
 A snapshot's files are links into the blobs folder beside it. The copy's weights are further names of the same blobs
 where the file system allows that: malmen replaces files and never writes into one, so a blob is as safe as a copy.
-Everything else is small, and people do edit a config.json in place: it is copied.
+Pickled weights are converted instead. Everything else is small, and people do edit a config.json in place: it is
+copied.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from malmen_cli.checkpoint.durable import Need, in_words, require_space
 from malmen_cli.checkpoint.manifest import is_bare, require_weights
 from malmen_cli.checkpoint.new_folder import new_folder
 from malmen_cli.checkpoint.patch import copy_file
+from malmen_cli.checkpoint.pickled_files import PICKLED_INDEX, PickledFiles, pickled_files
 from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import UnsafeFile
 
@@ -27,22 +30,38 @@ OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onn
 _NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 
 
-def make_working_copy(snapshot: Path, blobs: Path, target: Path) -> int:
+Converter = Callable[[PickledFiles], Callable[[Path], int]]
+"""Looks at pickled weights, and gives what writes them into a folder as safetensors and returns the bytes written."""
+
+
+def make_working_copy(snapshot: Path, blobs: Path, target: Path, converter: Converter | None = None) -> int:
     """Make `target` a model folder of plain files from a snapshot: whole and synced, or not there at all.
 
     Hidden files, folders and weights of other formats are left out. The snapshot and its blobs stay as they are.
 
+    Args:
+        snapshot: any folder; links in it may lead into `blobs` only.
+        converter: is used where there are pickled weights and no safetensors, and called before anything is written.
+
     Returns:
-        bytes of weights that had to be copied: 0 where the file system let all of them be linked.
+        bytes of weights that had to be written: 0 where the file system let all of them be linked.
 
     Raises:
-        UnsupportedModel: no safetensors weights. UnsafeFile: a link that leads out of `blobs`, or to no plain file.
-        UsageError: `target` is there already and is not an empty folder. MalmenError: the disk does not take it.
+        UnsupportedModel: no weights. UnsafeFile: a link that leads out of `blobs`, or to no plain file.
+        UsageError: `target` is there already and is not an empty folder. MalmenError: the disk does not take it. What
+        `converter` raises.
     """
-    require_weights(snapshot)
+    resolved = partial(_resolved, blobs=blobs.resolve())
+    pickled = pickled_files(snapshot, resolved) if converter is not None else None
+    if converter is None or pickled is None:
+        require_weights(snapshot)
+        convert = None
+    else:
+        convert = converter(pickled)
     names = sorted(path.name for path in snapshot.iterdir() if _belongs(path))
-    files = {name: _resolved(snapshot / name, blobs.resolve()) for name in names}
-    require_space([Need(target, tuple(_to_copy(files, target)), "a working copy")])
+    files = {name: resolved(snapshot / name) for name in names if pickled is None or name != PICKLED_INDEX}
+    sizes = [*_to_copy(files, target), *(pickled.sizes if pickled is not None else ())]
+    require_space([Need(target, tuple(sizes), "a working copy")])
     copied = 0
     with new_folder(target) as part:
         for name, file in files.items():
@@ -51,6 +70,8 @@ def make_working_copy(snapshot: Path, blobs: Path, target: Path) -> int:
             elif not _link(file, part / name):
                 require_space([Need(part, (file.stat().st_size,), "a copy of the weights")])
                 copied += _copy(file, part / name)
+        if convert is not None:
+            copied += convert(part)
     return copied
 
 
@@ -74,11 +95,21 @@ def _resolved(path: Path, blobs: Path) -> Path:
         regular = stat.S_ISREG(file.lstat().st_mode)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
         raise UnsafeFile(f"{path} leads nowhere", remedy="fetch the model again: its download is incomplete") from error
-    if path.is_symlink() and file.parent != blobs:
+    if path.is_symlink() and not _is_blob(file, blobs):
         raise UnsafeFile(f"{path} links to {file}, outside {blobs}", remedy="remove it, and ask where it came from")
     if not regular:
         raise UnsafeFile(f"{path} is not a regular file", remedy="fetch the model again")
     return file
+
+
+def _is_blob(file: Path, blobs: Path) -> bool:
+    """Whether a file is one of a repository's blobs, or of those that all repositories of its cache share.
+
+    huggingface_hub 2 keeps what Xet has fetched once, in CACHE/blobs/xx/HASH, and links the repositories' blobs to it.
+    """
+    home = blobs.parent
+    shared = home.name.startswith("models--") and file.parent.parent == home.parent / "blobs"
+    return file.parent == blobs or (shared and len(file.parent.name) == 2)
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hub_caches import cache_model, cache_state
 from safetensors_folders import EDITED, file_digests, names_in, write_model_folder
 
 from malmen_cli.checkpoint import TensorChange, digest_bytes, read_manifest, write_changes
+from malmen_cli.checkpoint.pickled_files import PickledFiles
 from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.checkpoint.working_copy import make_working_copy
 from malmen_cli.errors import MalmenError, UnsafeFile, UnsupportedModel, UsageError
@@ -23,6 +25,16 @@ def snapshot(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def copy(snapshot: Path, target: Path) -> int:
     return make_working_copy(snapshot, snapshot.parents[1] / "blobs", target)
+
+
+def change_tensors(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    changes = []
+    for name in EDITED:
+        file = folder / manifest.tensors[name].file
+        data = bytes(byte ^ 1 for byte in read_tensor(file, manifest.slot(name)))
+        changes.append(TensorChange(name, manifest.tensors[name].digest, digest_bytes(data), data))
+    write_changes(folder, manifest, changes)
 
 
 def test_the_copy_is_the_model_in_plain_files(snapshot: Path, tmp_path: Path) -> None:
@@ -44,13 +56,7 @@ def test_weights_are_linked_and_small_files_are_not(snapshot: Path, tmp_path: Pa
 def test_an_edit_of_the_copy_changes_neither_snapshot_nor_blob(snapshot: Path, tmp_path: Path) -> None:
     copy(snapshot, tmp_path / "copy")
     before = cache_state(tmp_path / "cache")
-    manifest = read_manifest(tmp_path / "copy")
-    changes = []
-    for name in EDITED:
-        file = tmp_path / "copy" / manifest.tensors[name].file
-        data = bytes(byte ^ 1 for byte in read_tensor(file, manifest.slot(name)))
-        changes.append(TensorChange(name, manifest.tensors[name].digest, digest_bytes(data), data))
-    write_changes(tmp_path / "copy", manifest, changes)
+    change_tensors(tmp_path / "copy")
     assert file_digests(tmp_path / "copy") != file_digests(tmp_path / "source")
     assert cache_state(tmp_path / "cache") == before
 
@@ -95,6 +101,44 @@ def test_weights_of_other_formats_alone_are_refused_in_words(tmp_path: Path) -> 
     assert not (tmp_path / "copy").exists()
 
 
+class TestPickledWeights:
+    """Whoever can read them says how; see tests/language_models/test_pickled_weights.py."""
+
+    @pytest.fixture
+    def pickled(self, tmp_path: Path) -> Path:
+        source = write_model_folder(tmp_path / "source")
+        (source / "model.safetensors").rename(source / "pytorch_model.bin")
+        (source / "training_args.bin").write_bytes(b"x")
+        return cache_model(tmp_path / "cache", REPO, source)
+
+    def test_they_are_looked_at_before_anything_is_written(self, pickled: Path, tmp_path: Path) -> None:
+        def refuse(found: PickledFiles) -> Callable[[Path], int]:
+            raise UnsafeFile(f"not {', '.join(found.files)}", remedy="none")
+
+        with pytest.raises(UnsafeFile, match=r"not pytorch_model\.bin"):
+            make_working_copy(pickled, pickled.parents[1] / "blobs", tmp_path / "copies" / "copy", refuse)
+        assert not (tmp_path / "copies").exists()
+
+    def test_what_is_written_for_them_stands_in_their_place(self, pickled: Path, tmp_path: Path) -> None:
+        def rename(found: PickledFiles) -> Callable[[Path], int]:
+            data = found.files["pytorch_model.bin"].read_bytes()
+            return lambda folder: (folder / "model.safetensors").write_bytes(data)
+
+        copied = make_working_copy(pickled, pickled.parents[1] / "blobs", tmp_path / "copy", rename)
+        assert copied == (tmp_path / "source" / "pytorch_model.bin").stat().st_size
+        names = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
+        assert names_in(tmp_path / "copy") == names
+        read_manifest(tmp_path / "copy")
+
+    def test_safetensors_come_first(self, snapshot: Path, tmp_path: Path) -> None:
+        (snapshot / "pytorch_model.bin").write_bytes(b"x")
+
+        def refuse(found: PickledFiles) -> Callable[[Path], int]:
+            raise AssertionError(found)
+
+        assert make_working_copy(snapshot, snapshot.parents[1] / "blobs", tmp_path / "copy", refuse) == 0
+
+
 class TestLinks:
     def refused(self, snapshot: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsafeFile):
@@ -118,6 +162,29 @@ class TestLinks:
         below.mkdir()
         (below / "file").write_text("x")
         (snapshot / "notes.json").symlink_to(below / "file")
+        self.refused(snapshot, tmp_path)
+
+    def test_into_the_store_that_all_repositories_share_is_inside(self, snapshot: Path, tmp_path: Path) -> None:
+        store = pytest.importorskip("huggingface_hub.utils._shared_blobs", reason="huggingface_hub 2 made the store")
+        for number, path in enumerate(sorted(snapshot.glob("*.safetensors"))):
+            blob, key = path.resolve(), f"{number:02x}" * 32
+            size, cache = blob.stat().st_size, tmp_path / "cache"
+            assert store.publish_blob_to_shared_store(
+                blob_path=str(blob), xet_hash=key, cache_dir=cache, expected_size=size
+            )
+            assert blob.is_symlink() and blob.resolve().name == key
+        before = cache_state(tmp_path / "cache")
+        assert copy(snapshot, tmp_path / "copy") == 0
+        assert file_digests(tmp_path / "copy") == file_digests(tmp_path / "source")
+        change_tensors(tmp_path / "copy")  # although the store's files may not be written to
+        assert file_digests(tmp_path / "copy") != file_digests(tmp_path / "source")
+        assert cache_state(tmp_path / "cache") == before
+
+    @pytest.mark.parametrize("place", ["cache/blobs/a", "cache/blobs/ab/cd/a", "cache/other/ab/a", "blobs/ab/a"])
+    def test_beside_the_shared_store_is_outside(self, snapshot: Path, tmp_path: Path, place: str) -> None:
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text("x")
+        (snapshot / "notes.json").symlink_to(tmp_path / place)
         self.refused(snapshot, tmp_path)
 
     def test_to_nothing_and_in_a_circle(self, snapshot: Path, tmp_path: Path) -> None:
