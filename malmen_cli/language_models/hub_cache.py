@@ -1,34 +1,26 @@
-"""Models of the local hub cache, by repository id or by the short name people use. Nothing is ever downloaded."""
+"""Models of the local hub cache, by repository id or by the short name people use. Nothing is downloaded here."""
 
 from __future__ import annotations
 
-import os
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from malmen_cli.errors import UnknownName
+from malmen_cli.language_models.known_names import KNOWN_NAMES
+from malmen_cli.language_models.offline import stay_offline
 
-# Short name -> repository ids, in the order they are looked for; the first is the one to download.
-KNOWN_NAMES: dict[str, tuple[str, ...]] = {
-    "gpt-j": ("EleutherAI/gpt-j-6b", "EleutherAI/gpt-j-6B"),
-    "gpt2": ("openai-community/gpt2", "gpt2"),
-    "gpt2-medium": ("openai-community/gpt2-medium", "gpt2-medium"),
-    "gpt2-large": ("openai-community/gpt2-large", "gpt2-large"),
-    "gpt2-xl": ("openai-community/gpt2-xl", "gpt2-xl"),
-    "distilgpt2": ("distilbert/distilgpt2", "distilgpt2"),
-    "llama-2-7b": ("meta-llama/Llama-2-7b-hf",),
-    "llama-2-13b": ("meta-llama/Llama-2-13b-hf",),
-    "llama-3-8b": ("meta-llama/Meta-Llama-3-8B",),
-    "llama-3.1-8b": ("meta-llama/Llama-3.1-8B", "meta-llama/Meta-Llama-3.1-8B"),
-    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B",),
-    "llama-3.2-3b": ("meta-llama/Llama-3.2-3B",),
-    "tinyllama": ("TinyLlama/TinyLlama_v1.1", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"),
-    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M",),
-    "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M",),
-    "smollm2-1.7b": ("HuggingFaceTB/SmolLM2-1.7B",),
-}
+CONFIG = "config.json"
+WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+"""Where a model's weights begin, a whole file or else an index of shards: the first pair that is there counts."""
 
-_PREFIX, _SNAPSHOTS, _BLOBS, _CONFIG = "models--", "snapshots", "blobs", "config.json"
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
+"""Files one of which every tokenizer has."""
+
+_PREFIX, _SNAPSHOTS, _BLOBS = "models--", "snapshots", "blobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +50,31 @@ def snapshot_of(folder: Path) -> Snapshot | None:
     return Snapshot(home.name.removeprefix(_PREFIX).replace("--", "/"), folder.name, folder)
 
 
-def find_snapshot(name: str) -> Snapshot | None:
+def find_snapshot(name: str, revision: str | None = None) -> Snapshot | None:
     """The model of this repository id or known name in the local hub cache; None where it is not there.
 
-    The cache is where HF_HUB_CACHE or HF_HOME say. Of several revisions main counts, else the only one.
+    The cache is where HF_HUB_CACHE or HF_HOME say. Of several revisions main counts, else the only one; with
+    `revision` (a branch, a tag or a commit) that one alone.
 
     Raises:
         UnknownName: several revisions are there, and none of them is main.
     """
-    # Read when huggingface_hub is first loaded, which must never ask the network on our behalf.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    stay_offline()
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.file_download import repo_folder_name
 
     for repo in repositories(name):
         try:
-            config = try_to_load_from_cache(repo, _CONFIG, cache_dir=constants.HF_HUB_CACHE)
+            config = try_to_load_from_cache(repo, CONFIG, cache_dir=constants.HF_HUB_CACHE, revision=revision)
         except HFValidationError:  # cannot be a repository's id
             continue
         if isinstance(config, str):
             return snapshot_of(Path(config).parent)
+        if revision is not None:
+            continue
         home = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
-        found = sorted(path.parent for path in (home / _SNAPSHOTS).glob(f"*/{_CONFIG}"))
+        found = sorted(path.parent for path in (home / _SNAPSHOTS).glob(f"*/{CONFIG}"))
         if len(found) > 1:
             raise UnknownName(
                 f"{len(found)} revisions of {repo} are in the local hub cache, and none of them is main",
@@ -89,3 +83,33 @@ def find_snapshot(name: str) -> Snapshot | None:
         if found:
             return snapshot_of(found[0])
     return None
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a snapshot has all that a model needs; an interrupted download, or one of single files, may have less."""
+    names = next((pair for pair in WEIGHTS if any((folder / name).exists() for name in pair)), None)
+    if names is None or not any((folder / name).exists() for name in TOKENIZERS):
+        return False
+    whole, index = names
+    try:
+        return (folder / whole).exists() or all((folder / name).exists() for name in shards(folder / index))
+    except (OSError, ValueError):
+        return False
+
+
+def shards(index: Path) -> list[str]:
+    """The files that an index of shards (`model.safetensors.index.json`) names, sorted: weights, in the same folder.
+
+    Raises:
+        ValueError: it is no such index. OSError: it cannot be read.
+    """
+    kind = Path(index.name.removesuffix(".index.json")).suffix
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"no index of shards: {error!r}") from error
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise ValueError("no index of shards: bare names of files are due")
+    if not all(name.endswith(kind) for name in names):
+        raise ValueError(f"no index of shards: {kind} files are due")
+    return names

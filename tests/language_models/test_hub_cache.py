@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_caches import REVISION, cache_model
@@ -8,8 +10,16 @@ from huggingface_hub import constants
 from tiny_models import INNER, WIDTH, load, save_tiny_model
 
 from malmen_cli.errors import UnknownName
-from malmen_cli.language_models.families import default_layers
-from malmen_cli.language_models.hub_cache import KNOWN_NAMES, Snapshot, find_snapshot, repositories, snapshot_of
+from malmen_cli.language_models.edited_layers import family_layers
+from malmen_cli.language_models.hub_cache import (
+    Snapshot,
+    find_snapshot,
+    is_complete,
+    repositories,
+    shards,
+    snapshot_of,
+)
+from malmen_cli.language_models.known_names import KNOWN_NAMES
 from malmen_cli.ledger.registration import check_name
 
 OTHER = "f" * 40
@@ -86,7 +96,7 @@ def test_known_names_are_lower_case_and_may_be_names_of_models() -> None:
 
 def test_gptj_edits_the_last_six_of_28_as_the_paper_does() -> None:
     names = [f"transformer.h.{i}.mlp.fc_out" for i in range(28)]
-    assert default_layers("gptj", ["transformer", *names]) == names[22:]
+    assert family_layers("gptj", ["transformer", *names]) == names[22:]
 
 
 def test_a_tiny_gptj_loads_with_its_layers(tmp_path: Path) -> None:
@@ -94,3 +104,48 @@ def test_a_tiny_gptj_loads_with_its_layers(tmp_path: Path) -> None:
     assert [(layer.name, layer.transposed, *layer.weight.shape) for layer in model.layers] == [
         (f"transformer.h.{i}.mlp.fc_out", True, INNER, WIDTH) for i in (1, 2)
     ]
+
+
+def test_a_revision_is_found_by_branch_and_commit_alone(cache: Path, folder: Path) -> None:
+    cache_model(cache, "org/model", folder)
+    old = cache_model(cache, "org/model", folder, revision=OTHER, main=False)
+    (old.parents[1] / "refs" / "v1").write_text(OTHER)
+    for revision, commit in (("main", REVISION), (REVISION, REVISION), ("v1", OTHER), (OTHER, OTHER)):
+        found = find_snapshot("org/model", revision)
+        assert found is not None and found.revision == commit
+    assert find_snapshot("org/model", "v2") is None
+
+
+@pytest.mark.parametrize("whole", ["model.safetensors", "pytorch_model.bin"])
+def test_a_snapshot_is_complete_with_weights_and_a_tokenizer(folder: Path, whole: str) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    assert not is_complete(folder)
+    one, two = (folder / f"{number}{Path(whole).suffix}" for number in (1, 2))
+    (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": {"a": one.name, "b": two.name}}))
+    one.write_text("")
+    assert not is_complete(folder)
+    two.symlink_to("nowhere")
+    assert not is_complete(folder)
+    two.unlink()
+    two.write_text("")
+    assert is_complete(folder)
+    (folder / f"{whole}.index.json").unlink()
+    assert not is_complete(folder)
+    (folder / whole).write_text("")
+    assert is_complete(folder)
+    (folder / "tokenizer.json").unlink()
+    assert not is_complete(folder)
+
+
+WEIGHT_MAPS: list[Any] = [[], {}, {"a": 1}, {"a": ["b"]}, {"a": "../b.safetensors"}, {"a": "model.py"}, {"a": ".."}]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", *(json.dumps({"weight_map": value}) for value in WEIGHT_MAPS)])
+def test_what_is_no_index_of_shards(folder: Path, text: str) -> None:
+    index = folder / "model.safetensors.index.json"
+    index.write_text(text)
+    with pytest.raises(ValueError):
+        shards(index)
+    for name in ("tokenizer.json", "model.py", "b"):
+        (folder / name).write_text("{}")
+    assert not is_complete(folder)
