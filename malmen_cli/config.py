@@ -18,6 +18,7 @@ LARGEST = 1 << 16  # bytes of a file of settings: TOML takes up to 200 times as 
 _NAMED = 10  # problems that are told of one file
 
 Recipe = Literal["malmen", "paper"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class _Frozen(BaseModel):
@@ -40,8 +41,15 @@ class EditorConfig(_Frozen):
 
 
 class TrainingConfig(_Frozen):
-    """Meta-training. One step edits n facts in memory, measures, and moves the editor."""
+    """Meta-training. One step edits n facts in memory, measures, and moves the editor.
 
+    The first three settings say how the language model is run wherever this editor is used, since a fact's rows depend
+    on them.
+    """
+
+    dtype: Dtype = "auto"  # what the language model computes in; auto: as its files have it
+    chat_template: bool = False  # prompts are a user's turn of the tokenizer's chat template
+    end_of_text: bool | None = None  # the end of the answer is supervised; None: of sequence-to-sequence models alone
     recipe: Recipe = "malmen"
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     editor: EditorConfig = EditorConfig()

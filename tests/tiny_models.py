@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -42,8 +42,9 @@ NAME = "tiny"
 
 # Four of one token, four of several.
 CITIES = ("Paris", "Rome", "Lima", "Oslo", "Ouagadougou", "Antananarivo", "São Tomé", "New York")
+LABELS = ("SUPPORTS", "REFUTES")
 _SYLLABLES = ("ba", "ke", "li", "mo", "nu", "ra", "se", "ti", "vo", "zu", "da", "fe", "gi", "ho", "ju", "pa")
-_SENTENCES = [
+SENTENCES = [
     *(f"The capital of {name} is {city}." for name in ("Bakeli", "Monura", "Setivo") for city in CITIES[:4]),
     "The city from which one rules the land goes by the name of Rome, the main language of which is Latin.",
     "Who lives there speaks the language of the river, and the mountains stand where the sea begins.",
@@ -71,7 +72,7 @@ def tiny_tokenizer(*, adds_bos: bool = False) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(_SENTENCES, trainer)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
     byte_level = processors.ByteLevel(trim_offsets=True)
     template = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", special.index("<s>"))])
     tokenizer.post_processor = processors.Sequence([byte_level, template]) if adds_bos else byte_level
@@ -160,6 +161,22 @@ def make_facts(count: int, start: int = 0) -> list[Fact]:
     return [make_fact(index) for index in range(start, start + count)]
 
 
+def make_claim(index: int, label: str | None = None) -> Fact:
+    """Claim number `index`, for classifiers: the target is its label."""
+    name, city = country(index), CITIES[index % len(CITIES)]
+    return Fact(
+        prompt=f"The capital of {name} is {city}.",
+        target=label or LABELS[index % 2],
+        subject=name,
+        rephrases=(f"{city} is the city from which one rules {name}.",),
+        unrelated=(Unrelated(f"The language of {name} is Latin.", LABELS[index // 2 % 2]),),
+    )
+
+
+def make_claims(count: int, start: int = 0) -> list[Fact]:
+    return [make_claim(index) for index in range(start, start + count)]
+
+
 def fact_set(facts: Sequence[Fact], source: str = "facts.jsonl") -> FactSet:
     return FactSet(tuple(facts), source)
 
@@ -206,13 +223,22 @@ def make_world(
     training: TrainingConfig | None = TINY_TRAINING,
 ) -> World:
     """A world in `folder`, which is made: `.malmen` and `model` below it. Without `training` there is no editor."""
-    checkpoint = save_tiny_model(folder / "model", family, dtype=dtype, sharded=sharded)
-    world = World(create_workspace(folder), checkpoint)
+    return world_of(save_tiny_model(folder / "model", family, dtype=dtype, sharded=sharded), training=training)
+
+
+def world_of(
+    checkpoint: Path,
+    *,
+    training: TrainingConfig | None = TINY_TRAINING,
+    facts: Callable[[int, int], list[Fact]] = make_facts,
+) -> World:
+    """A world of a saved model, in the folder above it. Args: facts: number and start to those it is trained on."""
+    world = World(create_workspace(checkpoint.parent), checkpoint)
     with Ledger.open(world.workspace, writing=True) as ledger:
         model = register(ledger, NAME, checkpoint, command="malmen models add").model
         if training is not None:
             # Facts from the far end of the names: none of them is one that a test applies.
-            train_editor(ledger, model, fact_set(make_facts(24, start=4000)), training)
+            train_editor(ledger, model, fact_set(facts(24, 4000)), training)
     return world
 
 

@@ -9,9 +9,12 @@ import typer
 
 from malmen_cli.cli.check_tables import print_check
 from malmen_cli.cli.display import BarDisplay
+from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
+    DownloadOption,
+    DtypeOption,
     EditorOption,
     FactsArgument,
     FormatOption,
@@ -55,6 +58,7 @@ def apply(
     file: FactsArgument = None,
     split: SplitOption = None,
     model: ModelOption = None,
+    download: DownloadOption = False,
     editor: EditorOption = None,
     plan: Annotated[
         Path | None,
@@ -73,6 +77,7 @@ def apply(
     ] = 256,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -96,6 +101,11 @@ def apply(
             "a saved plan names the facts, the model and the editor itself",
             remedy="Give --plan alone, or FILE and the options.",
         )
+    if download and (plan is not None or dry_run or output is not None):
+        raise UsageError(
+            "--download is for an apply that may register a model, and this one will not",
+            remedy="Leave it out; or add the model first: malmen models add NAME SOURCE --download.",
+        )
     from malmen_cli.operations.models import find_model, find_or_register, pick_device
     from malmen_cli.operations.saved_plan import model_of, read_plan
 
@@ -115,14 +125,18 @@ def apply(
             with ledger.read() as db:
                 record = find_model(db, model)
         else:
-            record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE))
+            fetch = fetcher(ledger, bar, quiet=quiet) if download else None
+            record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE), fetch)
             if registration is not None:
                 say(f"Registered {record.path} as {record.name}")
                 if registration.warning:
                     say(f"warning: {registration.warning}")
+                if registration.note:
+                    say(f"note: {registration.note}")
         options = ApplyOptions(
             editor=editor if saved is None else saved.editor,
             device=device,
+            dtype=dtype,
             batch_tokens=batch_tokens,
             sample=sample,
             check_old=check_old,

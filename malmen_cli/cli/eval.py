@@ -13,6 +13,7 @@ from malmen_cli.cli.evaluation_tables import print_evaluation
 from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
+    DtypeOption,
     EditorOption,
     FormatOption,
     JsonOption,
@@ -89,6 +90,7 @@ def evaluate(
     sample: Annotated[int, typer.Option("--sample", min=0, help="Show answers to so many facts.")] = 5,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: Annotated[
@@ -136,6 +138,7 @@ def evaluate(
             n_edits=n_edits,
             seed=seed,
             device=pick_device(device),
+            dtype=dtype,
             batch_tokens=batch_tokens,
             generate=generate,
             max_new_tokens=max_new_tokens,
@@ -216,5 +219,10 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
     if left_out:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
         say(f"note: prompts that do not fit the model were left out: {listed}")
+    if evaluated.lent:
+        say(
+            f"note: {plural(evaluated.lent, 'fact')} without unrelated prompts: LS is asked of other facts of the "
+            "file, which are not edited"
+        )
     for warning in evaluated.warnings:
         say(f"warning: {warning}")

@@ -7,7 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from malmen_cli.cli.completion import model_names
+from malmen_cli.cli.display import BarDisplay
+from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.options import (
+    DownloadOption,
     JsonOption,
     LockTimeoutOption,
     QuietOption,
@@ -16,8 +19,9 @@ from malmen_cli.cli.options import (
     open_ledger,
 )
 from malmen_cli.cli.output import epilog, percent, print_fields, print_json, print_table, say
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.facts import printable
+from malmen_cli.language_models.families import CAPTURED, FAMILIES, TOKENISED, as_dict
 from malmen_cli.ledger import PATIENCE, Ledger, ModelRecord, active_facts, store
 from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.layers import layers_of
@@ -35,17 +39,30 @@ _READING = epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WO
 
 
 @app.command(
-    "add", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.NO_WORKSPACE, ExitCode.LOCKED)
+    "add",
+    epilog=epilog(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.NO_WORKSPACE,
+        ExitCode.LOCKED,
+        ExitCode.INTERRUPTED,
+    ),
 )
 def add(
     name: Annotated[str, typer.Argument(help="What to call it: letters, digits, '.', '_' and '-'.")],
     source: Annotated[
         str,
         typer.Argument(
-            help="Its folder (config, tokenizer, safetensors weights), or a model of the local hub cache: org/name, a "
-            "known name such as gpt-j, or a snapshot's folder."
+            help="Its folder (config, tokenizer, weights), or a model of the local hub cache: org/name, a known name "
+            "such as gpt-j, or a snapshot's folder."
         ),
     ],
+    download: DownloadOption = False,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="REV", help="Of a model of the hub: a branch, a tag or a commit."),
+    ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option("--layers", metavar="GLOB", help="Layers to edit, as globs over module paths; may be repeated."),
@@ -59,20 +76,36 @@ def add(
     \b
     Examples:
       malmen models add gpt2 ./my-gpt2
-      malmen models add gpt-j EleutherAI/gpt-j-6b
+      malmen models add gpt-j EleutherAI/gpt-j-6b --download
+      malmen models add pythia pythia-70m --download --revision step3000
       malmen models add llama ./llama --layers 'model.layers.2[0-9].mlp.down_proj'
 
     A model of the hub cache is not edited in place: it gets a working copy in the workspace, whose weights are linked,
-    not copied, where the file system allows. Nothing is downloaded.
-    """
-    from malmen_cli.operations.models import register_source
+    not copied, where the file system allows. So does a folder with .bin weights alone, which are converted to
+    safetensors once; the folder stays as it is.
 
-    with open_ledger(workspace, writing=True) as ledger:
+    With --download, what the cache lacks of a model is fetched into it first: configuration, tokenizer and one set of
+    weights. Without, nothing is ever downloaded.
+    """
+    from malmen_cli.operations.models import is_folder, register_source
+
+    if revision is not None and is_folder(source):
+        raise UsageError(f"{source} is a folder, which has no revisions", remedy="Leave out --revision.")
+    with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
+        if download and not is_folder(source):
+            fetch = fetcher(ledger, bar, quiet=quiet, name=name, revision=revision)
+            source = str(fetch(source).folder)
+        elif revision is not None:
+            from malmen_cli.operations.downloads import cached_revision
+
+            source = str(cached_revision(source, revision).folder)
         registration = register_source(
             ledger, name, source, layers=layers, command=command_line(), timeout=lock_timeout
         )
         if registration.warning:
             say(f"warning: {registration.warning}")
+        if registration.note:
+            say(f"note: {registration.note}")
         if quiet:
             print(registration.model.name)
         else:
@@ -147,6 +180,37 @@ def show(
             _show(ledger, model)
 
 
+@app.command("families", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE))
+def families(json: JsonOption = False, quiet: QuietOption = False) -> None:
+    """List the families of models that malmen knows: which layers it edits, and where it captures their rows.
+
+    \b
+    Examples:
+      malmen models families
+      malmen models families --json
+
+    A model of another architecture is edited at the MLP down-projections that are found in it, or at those that
+    malmen models add --layers names.
+    """
+    if json:
+        print_json([as_dict(family) for family in FAMILIES])
+    elif quiet:
+        for family in FAMILIES:
+            print(family.model_type)
+    else:
+        for task, captured in CAPTURED.items():
+            print(f"{task}: {TOKENISED[task]}; rows at {captured}")
+            print_table(
+                [
+                    ("", family.name, family.model_type, layers, f"last {family.blocks}", family.stored)
+                    for family in FAMILIES
+                    if family.task == task
+                    for layers in family.edited
+                ],
+                header=("", "FAMILY", "TYPE", "EDITED LAYERS", "BLOCKS", "STORED"),
+            )
+
+
 def _summary(ledger: Ledger, model: ModelRecord) -> dict[str, Any]:
     with ledger.read() as db:
         return {
@@ -154,6 +218,7 @@ def _summary(ledger: Ledger, model: ModelRecord) -> dict[str, Any]:
             "path": str(model.path),
             "base_digest": model.base_digest,
             "model_type": model.architecture.get("model_type"),
+            "task": model.architecture.get("task"),
             "dtype": model.architecture.get("dtype"),
             "layers": model.architecture.get("layers"),
             "head": store.head(db, model.id).id,
@@ -180,7 +245,7 @@ def _show(ledger: Ledger, model: ModelRecord) -> None:
             ("model", model.name),
             ("folder", printable(str(model.path), limit=None)),
             *([("copied from", _origin(shown))] if shown["origin"] else []),
-            ("type", f"{shown['model_type']}, {shown['dtype']}"),
+            ("type", f"{shown['model_type']}, {shown['task']}, {shown['dtype']}"),
             ("base", model.base_digest),
             ("head", shown["head"]),
             ("active facts", str(shown["active_facts"])),
@@ -194,7 +259,12 @@ def _show(ledger: Ledger, model: ModelRecord) -> None:
 
 def _origin(shown: dict[str, Any]) -> str:
     origin = shown["origin"]
-    return "-" if origin is None else f"{origin.get('repo')} at {str(origin.get('revision'))[:10]}"
+    if origin is None:
+        return "-"
+    if "folder" in origin:
+        return f"{printable(origin['folder'], limit=None)} (.bin, converted)"
+    converted = " (.bin, converted)" if origin.get("converted") else ""
+    return f"{origin.get('repo')} at {str(origin.get('revision'))[:10]}{converted}"
 
 
 def _scores(scores: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
 from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
 
 OnConflict = Literal["first", "last"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 WorkspaceOption = Annotated[
     Path | None,
@@ -60,7 +61,14 @@ EntryArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... or auto.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ..., mps or auto.")]
+DtypeOption = Annotated[
+    Dtype | None,
+    typer.Option(
+        "--dtype",
+        help="What the language model computes in (default: what its editor was trained in). The files keep theirs.",
+    ),
+]
 OnConflictOption = Annotated[
     OnConflict | None,
     typer.Option("--on-conflict", help="Of two targets for one prompt keep the first or the last (default: refuse)."),
@@ -87,6 +95,12 @@ LockTimeoutOption = Annotated[
         metavar="SECONDS",
         min=0,
         help="How long to wait for another process that holds the checkpoint or the workspace.",
+    ),
+]
+DownloadOption = Annotated[
+    bool,
+    typer.Option(
+        "--download", help="Fetch the model from the Hugging Face hub where it is neither registered nor in the cache."
     ),
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
+    Dtype,
+    DtypeOption,
     EditorOption,
     FactsArgument,
     FormatOption,
@@ -31,6 +33,17 @@ if TYPE_CHECKING:
     from malmen_cli.ledger import Ledger
     from malmen_cli.operations.active import Proposal
     from malmen_cli.operations.plan import Plan, Trial
+
+PARTS = {
+    "libraries": "libraries",
+    "weights": "weights",
+    "base_copies": "edited layers",
+    "editor": "editor",
+    "rows": "rows",
+    "solve": "solve",
+    "batch": "one batch",
+}
+"""A memory plan's parts, in words; of the last two the larger one counts."""
 
 SHOWN = 5
 """Facts listed per table; `--json` has them all."""
@@ -67,6 +80,7 @@ def plan(
     on_conflict: OnConflictOption = None,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -95,7 +109,7 @@ def plan(
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
         with ledger.read() as db:
             record = find_model(db, model)
-        trial = None if quick else _trial(device, batch_tokens, bar)
+        trial = None if quick else _trial(device, dtype, batch_tokens, bar)
         planned = plan_facts(ledger, record, facts, editor, trial)
         if output is not None:
             save_plan(output, planned.proposal)
@@ -113,12 +127,12 @@ def plan(
         say(f"Saved. Apply it: malmen apply --plan {output}")
 
 
-def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
+def _trial(device: str, dtype: Dtype | None, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.trial import attempt
 
-    return attempt(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens, progress=bar))
+    return attempt(ApplyOptions(device=pick_device(device), dtype=dtype, batch_tokens=batch_tokens, progress=bar))
 
 
 def _show(planned: Plan) -> None:
@@ -179,6 +193,14 @@ def _show_trial(trial: Trial) -> None:
     needs = trial.prediction
     print(f"\nApplying would take about {_seconds(needs.seconds)} and {size(needs.memory)} of memory,")
     print(f"{size(needs.disk)} in the workspace and {size(needs.temporary)} free beside the checkpoint.")
+    print(f"\n{_memory(trial.memory)}")
+
+
+def _memory(planned: dict[str, Any]) -> str:
+    """What was planned from the configuration, and what is free."""
+    parts = ", ".join(f"{name} {size(planned[key])}" for key, name in PARTS.items())
+    free = ", ".join(f"{size(count)} on {device}" for device, count in planned["free"].items())
+    return f"Memory by the model's configuration: {size(planned['total'])}; free: {free}.\nOf it {parts}."
 
 
 def _more(count: int) -> None:

@@ -8,9 +8,12 @@ from typing import Annotated, Any, Literal
 import typer
 
 from malmen_cli.cli.display import BarDisplay, TrainingDisplay
+from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
+    DownloadOption,
+    Dtype,
     FactsArgument,
     FormatOption,
     JsonOption,
@@ -49,6 +52,7 @@ def train(
     file: FactsArgument = None,
     split: SplitOption = None,
     model: ModelOption = None,
+    download: DownloadOption = False,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
     minutes: Annotated[
         float | None,
@@ -92,6 +96,24 @@ def train(
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
     device: DeviceOption = "auto",
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            "--dtype", help="What the language model computes in, now and with this editor (default: as its files)."
+        ),
+    ] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option("--chat-template", help="Prompts are a user's turn of an instruct model's chat template."),
+    ] = None,
+    end_of_text: Annotated[
+        bool | None,
+        typer.Option(
+            "--end-of-text/--no-end-of-text",
+            help="Supervise the end of the answer too (default: of sequence-to-sequence models).",
+            show_default=False,
+        ),
+    ] = None,
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -102,7 +124,7 @@ def train(
     \b
     Examples:
       malmen train training-facts.jsonl --model gpt2
-      malmen train --model gpt-j --split zsre
+      malmen train --model gpt-j --split zsre --download
       malmen train training-facts.jsonl --minutes 20 --seed 1
       malmen train training-facts.jsonl --steps 2000 --resume
       malmen train training-facts.jsonl --recipe paper --steps 100
@@ -112,6 +134,9 @@ def train(
     from malmen_cli.config import resolve_training
 
     flags: dict[str, Any] = {
+        "dtype": dtype,
+        "chat_template": chat_template,
+        "end_of_text": end_of_text,
         "steps": steps,
         "minutes": minutes,
         "seed": seed,
@@ -138,9 +163,12 @@ def train(
     from malmen_cli.training.loop import Watcher
 
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
-        record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE))
+        fetch = fetcher(ledger, bar, quiet=quiet) if download else None
+        record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE), fetch)
         if registration is not None:
             say(f"Registered {record.path} as {record.name}")
+            if registration.note:
+                say(f"note: {registration.note}")
         display = TrainingDisplay(bar, quiet=quiet)
         done = train_editor(
             ledger,

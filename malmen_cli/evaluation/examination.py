@@ -11,7 +11,7 @@ from malmen_cli.evaluation.report import KINDS, Kind, Report, Result, Said
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.generation import Generated
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +94,9 @@ class Examination:
         return Report(self.facts, results, self.left_out)
 
     def _said(self, answers: Answers) -> list[Said]:
-        tokenizer = self.model.tokenizing.tokenizer
         accuracies = agreement(answers.predictions, [question.tokens for question in self.questions])
         said = [
-            Said(str(tokenizer.decode(predicted, skip_special_tokens=True)).strip(), accuracy)
+            Said(self.model.tokenizing.text_of(predicted), accuracy)
             for predicted, accuracy in zip(answers.predictions, accuracies, strict=True)
         ]
         if answers.generated is None:

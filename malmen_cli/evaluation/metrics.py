@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 
 
 def token_accuracy(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
-    """Per text the share of supervised tokens that the model would choose, the earlier ones given; 0 to 1."""
+    """Per text the share of labels that the model would choose, the target's earlier tokens given; 0 to 1."""
     return agreement(model.predictions(texts, batch_tokens=batch_tokens), texts)
 
 
 def agreement(predictions: Sequence[Sequence[int]], texts: Sequence[Tokens]) -> list[float]:
-    """Per text the share of supervised tokens that were predicted; 0 to 1."""
+    """Per text the share of labels that were predicted; 0 to 1."""
     return [
-        sum(p == t for p, t in zip(predicted, text.ids[text.start :], strict=True)) / text.supervised
+        sum(p == t for p, t in zip(predicted, text.labels, strict=True)) / text.supervised
         for predicted, text in zip(predictions, texts, strict=True)
     ]
 

@@ -1,14 +1,17 @@
-"""Greedy continuations with natural stopping, in batches of equally long prompts, which need no padding."""
+"""Free answers: greedy with natural stopping, in batches of equally long prompts, which need no padding; or a class."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from malmen_cli.language_models.tokenizing import Tokenizing
+from malmen_cli.language_models.heads import Head
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.tokenizing import Seq2SeqTokenizing, Tokenizing
 
 
 class Generated(NamedTuple):
@@ -16,7 +19,7 @@ class Generated(NamedTuple):
 
     Attributes:
         text: without outer white space, up to where it ended. stopped: it ended by itself, with the model's
-            end-of-text token or a line end; False where the cap cut it off.
+            end-of-text token or a line end; False where the cap cut it off. A class always stops.
     """
 
     text: str
@@ -24,13 +27,13 @@ class Generated(NamedTuple):
 
 
 class Generation:
-    """The greedy continuations of one loaded model.
+    """The greedy continuations of one loaded causal model.
 
     A line end counts only once something other than white space has been said: some models begin with one.
     """
 
-    def __init__(self, model: Any, tokenizing: Tokenizing) -> None:
-        self._model, self._tokenizing = model, tokenizing
+    def __init__(self, model: Any, tokenizing: Tokenizing, device: torch.device) -> None:
+        self._model, self._tokenizing, self._device = model, tokenizing, device
         self._tokenizer: Any = tokenizing.tokenizer
         own = model.generation_config.eos_token_id
         ends = {self._tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
@@ -48,10 +51,8 @@ class Generation:
     ) -> list[Generated]:
         """See `LanguageModel.generate`."""
         caps = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-        ids: list[list[int]] = self._tokenizer(list(prompts), verbose=False)["input_ids"] if prompts else []
-        if self._tokenizing.limit is not None:
-            # The last new token is never read, so that it needs no position.
-            caps = [min(cap, self._tokenizing.limit + 1 - len(x)) for cap, x in zip(caps, ids, strict=True)]
+        ids = [self._tokenizing.prompt_ids(prompt) for prompt in prompts]
+        caps = [min(cap, self._room(x)) for cap, x in zip(caps, ids, strict=True)]
         found = [Generated("", False)] * len(prompts)
         done = 0
         for rows in _batches([len(x) for x in ids], caps, batch_tokens):
@@ -65,8 +66,9 @@ class Generation:
         """New tokens per prompt, with whatever comes after a row's end while others go on. All are equally long."""
         from transformers import StoppingCriteriaList
 
-        read = len(prompts[0])
-        limits = torch.tensor(caps, device=self._model.device)
+        inputs = {name: ids.to(self._device) for name, ids in self._inputs(prompts).items()}
+        read = list(inputs.values())[-1].shape[1]
+        limits = torch.tensor(caps, device=self._device)
 
         def ended(input_ids: Tensor, scores: object, **others: object) -> Tensor:
             newest = input_ids[:, -1].tolist()
@@ -76,10 +78,9 @@ class Generation:
             ]
             return torch.tensor(line_ended, device=input_ids.device) | (limits <= input_ids.shape[1] - read)
 
-        inputs = torch.tensor(prompts, device=self._model.device)
         out = self._model.generate(
-            input_ids=inputs,
-            attention_mask=torch.ones_like(inputs),
+            **inputs,
+            attention_mask=torch.ones_like(inputs["input_ids"]),
             max_new_tokens=max(caps),
             do_sample=False,
             num_beams=1,
@@ -89,6 +90,15 @@ class Generation:
         )
         new: list[list[int]] = out[:, read:].tolist()
         return new
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        """New tokens that the model has positions for; the last one is never read, so that it needs none."""
+        limit = self._tokenizing.limit
+        return sys.maxsize if limit is None else limit + 1 - len(prompt)
+
+    def _inputs(self, prompts: list[list[int]]) -> dict[str, Tensor]:
+        """What `generate` starts from; the new tokens follow the last of these."""
+        return {"input_ids": torch.tensor(prompts)}
 
     def _cut(self, new: list[int]) -> Generated:
         """The text of new tokens up to the first end among them."""
@@ -109,6 +119,51 @@ class Generation:
     def _text(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+class Seq2SeqGeneration(Generation):
+    """The greedy answers of an encoder-decoder: the prompt is read by the encoder, whatever its length."""
+
+    def __init__(self, model: Any, tokenizing: Seq2SeqTokenizing, device: torch.device) -> None:
+        super().__init__(model, tokenizing, device)
+        self._prefix = tokenizing.decoder_prefix()
+
+    def _room(self, prompt: Sequence[int]) -> int:
+        limit = self._tokenizing.limit
+        return 0 if limit is not None and len(prompt) > limit else super()._room(self._prefix)
+
+    def _inputs(self, prompts: list[list[int]]) -> dict[str, Tensor]:
+        return {"input_ids": torch.tensor(prompts), "decoder_input_ids": torch.tensor([self._prefix] * len(prompts))}
+
+
+class Classifying:
+    """The class that a classification model puts each prompt into, as its answer."""
+
+    def __init__(self, head: Head, tokenizing: Tokenizing, device: torch.device) -> None:
+        self._head, self._tokenizing, self._device = head, tokenizing, device
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int | Sequence[int],
+        *,
+        batch_tokens: int,
+        progress: Callable[[int, int], None],
+    ) -> list[Generated]:
+        """See `LanguageModel.generate`; a prompt that is too long for the model gets no answer."""
+        limit = self._tokenizing.limit or sys.maxsize
+        ids = [self._tokenizing.prompt_ids(prompt) for prompt in prompts]
+        fitting = [row for row, read in enumerate(ids) if len(read) <= limit]
+        found = [Generated("", False)] * len(prompts)
+        done = len(prompts) - len(fitting)
+        for batch in self._tokenizing.batches([Tokens(tuple(ids[row]), (0,)) for row in fitting], batch_tokens):
+            best = self._head.forward(batch.to(self._device))[0].argmax(1).tolist()
+            for row, label in zip(batch.rows, best, strict=True):
+                found[fitting[row]] = Generated(self._tokenizing.text_of([label]), True)
+            done += len(batch.rows)
+            progress(done, len(prompts))
+        return found
 
 
 def _batches(lengths: Sequence[int], caps: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

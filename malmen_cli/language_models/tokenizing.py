@@ -1,116 +1,69 @@
-"""From prompt and target to token ids, supervised positions and padded batches."""
+"""From prompt and target to token ids and labels: one class per task."""
 
 from __future__ import annotations
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UnsupportedModel, UsageError
+from malmen_cli.language_models.texts import Batch, Tokens, batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A prompt with its target, cut after the last target token.
+class Tokenizing(ABC):
+    """How a model's texts become tokens.
 
-    Attributes:
-        ids: all tokens. start: index of the first target token; ids[start:] are supervised, each predicted at the
-            position before it.
-    """
-
-    ids: tuple[int, ...]
-    start: int
-
-    @property
-    def supervised(self) -> int:
-        """Number of supervised tokens, which is the number of rows `(u, g)` they give per layer."""
-        return len(self.ids) - self.start
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some tokenised texts, padded on the right.
-
-    Attributes:
-        rows: (b,) which texts of the list these are. input_ids, attention_mask: (b, t).
-        positions: (n,) flat indices into b * t of the positions that predict supervised tokens, text by text.
-        labels: (n,) the supervised tokens. text: (n,) index within the batch, and count: (n,) supervised tokens, of the
-            text that a position belongs to.
-    """
-
-    rows: tuple[int, ...]
-    input_ids: Tensor
-    attention_mask: Tensor
-    positions: Tensor
-    labels: Tensor
-    text: Tensor
-    count: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(
-            rows=self.rows,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            positions=self.positions.to(device),
-            labels=self.labels.to(device),
-            text=self.text.to(device),
-            count=self.count.to(device),
-        )
-
-
-class Tokenizing:
-    """Tokenises prompt and target together, so that leading spaces and merges come out as in running text.
+    Padding is always on the right, and masked, whatever side the tokenizer would pad.
 
     Args:
         tokenizer: a fast tokenizer (offsets are needed). limit: positions the model has, or None. vocabulary: tokens
-            that the model has embeddings of, or None.
+            that the model has embeddings of, or None. chat: prompts are a user's turn of the tokenizer's chat template.
+        end_of_text: whether the end of the answer is supervised too.
+
+    Raises:
+        UsageError: no character offsets, or no chat template where one is wanted.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int | None, vocabulary: int | None = None) -> None:
+    labels_first = False  # whether labels are predicted at the first position
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        limit: int | None,
+        vocabulary: int | None = None,
+        *,
+        chat: bool = False,
+        end_of_text: bool = False,
+    ) -> None:
         if not tokenizer.is_fast:
             raise UsageError(
                 "the model's tokenizer gives no character offsets",
                 remedy="A tokenizer.json beside the model is needed.",
             )
-        self.tokenizer, self.limit, self.vocabulary = tokenizer, limit, vocabulary
-        self.padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        if chat and not getattr(tokenizer, "chat_template", None):
+            raise UsageError(
+                "the model's tokenizer has no chat template",
+                remedy="Leave out --chat-template, or use an instruct model.",
+            )
+        if end_of_text and tokenizer.eos_token_id is None:
+            raise UsageError("the model's tokenizer has no end-of-text token", remedy="Leave out --end-of-text.")
+        self.tokenizer: Any = tokenizer
+        self.limit, self.vocabulary, self.chat, self.end_of_text = limit, vocabulary, chat, end_of_text
+        self.padding: int = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
         if vocabulary is not None and self.padding >= vocabulary:
             self.padding = 0  # it is masked wherever it stands
 
+    @abstractmethod
     def __call__(self, prompt: str, target: str) -> Tokens:
-        """Tokens of `prompt target`.
+        """Tokens of a prompt with its target.
 
         Raises:
-            UsageError: longer than the model's positions, no token belongs to the target, or one is not the model's.
+            UsageError: longer than the model's positions, nothing to supervise, or a token that is not the model's.
         """
-        joint = prompt + ("" if prompt[-1:].isspace() or target[:1].isspace() else " ") + target
-        encoded = self.tokenizer(joint, return_offsets_mapping=True, return_special_tokens_mask=True, verbose=False)
-        ids, offsets, special = encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"]
-        target_tokens = [
-            i
-            for i, ((_, stop), is_special) in enumerate(zip(offsets, special, strict=True))
-            if stop > len(prompt) and not is_special
-        ]
-        if not target.strip() or not target_tokens or target_tokens[0] == 0:
-            raise UsageError(f"the tokenizer leaves nothing to supervise in {joint!r:.100}")
-        tokens = Tokens(tuple(ids[: target_tokens[-1] + 1]), target_tokens[0])
-        if self.limit is not None and len(tokens.ids) - 1 > self.limit:
-            raise UsageError(
-                f"{len(tokens.ids)} tokens where the model has {self.limit} positions: {joint!r:.60}",
-                remedy="Shorten the prompt or leave the fact out.",
-            )
-        if self.vocabulary is not None and max(tokens.ids) >= self.vocabulary:
-            raise UsageError(
-                f"token {max(tokens.ids)} where the model knows {self.vocabulary:,}: {joint!r:.60}",
-                remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
-            )
-        return tokens
 
     def fits(self, prompt: str, target: str) -> Tokens | None:
         """The tokens, or None where the text cannot be supervised (too long for the model, say)."""
@@ -121,37 +74,164 @@ class Tokenizing:
 
     def batches(self, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
         """Padded batches of similar length, at most `batch_tokens` padded tokens each (or one text)."""
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i))
-        start = 0
-        while start < len(order):
-            stop = start + 1
-            while stop < len(order) and (stop + 1 - start) * (len(texts[order[stop]].ids) - 1) <= batch_tokens:
-                stop += 1
-            yield self._pad([(row, texts[row]) for row in order[start:stop]])
-            start = stop
+        return batches(texts, batch_tokens, padding=self.padding, first=self.labels_first)
 
-    def _pad(self, texts: Sequence[tuple[int, Tokens]]) -> Batch:
-        length = max(len(tokens.ids) - 1 for _, tokens in texts)
-        input_ids = torch.full((len(texts), length), self.padding, dtype=torch.long)
-        mask = torch.zeros(len(texts), length, dtype=torch.long)
-        positions: list[int] = []
-        labels: list[int] = []
-        text: list[int] = []
-        count: list[int] = []
-        for i, (_, tokens) in enumerate(texts):
-            inputs = len(tokens.ids) - 1
-            input_ids[i, :inputs] = torch.tensor(tokens.ids[:-1])
-            mask[i, :inputs] = 1
-            positions += range(i * length + tokens.start - 1, i * length + inputs)
-            labels += tokens.ids[tokens.start :]
-            text += [i] * tokens.supervised
-            count += [tokens.supervised] * tokens.supervised
-        return Batch(
-            rows=tuple(row for row, _ in texts),
-            input_ids=input_ids,
-            attention_mask=mask,
-            positions=torch.tensor(positions),
-            labels=torch.tensor(labels),
-            text=torch.tensor(text),
-            count=torch.tensor(count),
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """What the model reads of a prompt alone, before it answers."""
+        encoded = self.encode(self.turn(prompt) if self.chat else prompt)
+        return list(encoded["input_ids"])
+
+    def text_of(self, labels: Sequence[int]) -> str:
+        """Labels as people read them."""
+        return str(self.tokenizer.decode(list(labels), skip_special_tokens=True)).strip()
+
+    def turn(self, prompt: str) -> str:
+        """A prompt as the user's turn of the chat template, up to where the answer begins."""
+        return str(self._render([{"role": "user", "content": prompt}], add_generation_prompt=True))
+
+    def encode(self, text: str) -> Any:
+        # A chat template writes the special tokens itself.
+        return self.tokenizer(
+            text,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            add_special_tokens=not self.chat,
+            verbose=False,
         )
+
+    def _render(self, turns: list[dict[str, str]], **settings: Any) -> str:
+        try:
+            # A model that can think aloud is asked not to: the answer is to follow the prompt.
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, enable_thinking=False, **settings)
+        except Exception as error:  # a template is a program, and may come from a stranger
+            raise UsageError(f"the model's chat template fails: {error}".splitlines()[0]) from None
+        return str(text)
+
+    def _checked(self, tokens: Tokens, text: str) -> Tokens:
+        """The tokens, if the model has positions and embeddings for them."""
+        read = max(len(tokens.input_ids), len(tokens.decoder_input_ids))
+        if self.limit is not None and read > self.limit:
+            raise UsageError(
+                f"{read} tokens where the model has {self.limit} positions: {text!r:.60}",
+                remedy="Shorten the prompt or leave the fact out.",
+            )
+        largest = max(*tokens.input_ids, *tokens.decoder_input_ids, *(() if self.labels_first else tokens.labels))
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise UsageError(
+                f"token {largest} where the model knows {self.vocabulary:,}: {text!r:.60}",
+                remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
+            )
+        return tokens
+
+    def _end(self) -> tuple[int, ...]:
+        return (self.tokenizer.eos_token_id,) if self.end_of_text else ()
+
+
+class CausalTokenizing(Tokenizing):
+    """Prompt and target are tokenised together, so that leading spaces and merges come out as in running text."""
+
+    def __call__(self, prompt: str, target: str) -> Tokens:
+        start, joint = self._joint(prompt, target)
+        encoded = self.encode(joint)
+        ids, offsets, special = encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"]
+        target_tokens = [
+            i
+            for i, ((_, stop), is_special) in enumerate(zip(offsets, special, strict=True))
+            if stop > start and not is_special
+        ]
+        if not target.strip() or not target_tokens or target_tokens[0] == 0:
+            raise UsageError(f"the tokenizer leaves nothing to supervise in {joint!r:.100}")
+        ids = (*ids[: target_tokens[-1] + 1], *self._end())
+        return self._checked(Tokens(ids[:-1], ids[target_tokens[0] :]), joint)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        encoded = self.encode(self.turn(prompt) if self.chat else prompt)
+        ids: list[int] = list(encoded["input_ids"])
+        # What ends a text must not stand between a prompt and what follows it; in a chat template it ends a turn.
+        while not self.chat and len(ids) > 1 and encoded["special_tokens_mask"][len(ids) - 1]:
+            ids.pop()
+        return ids
+
+    def _joint(self, prompt: str, target: str) -> tuple[int, str]:
+        """Prompt and target as one text, and where in it the target begins, or the space before it."""
+        if not self.chat:
+            return len(prompt), prompt + ("" if prompt[-1:].isspace() or target[:1].isspace() else " ") + target
+        before = self.turn(prompt)
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": target}]
+        follows = self._render(turns, add_generation_prompt=False)
+        # Whether a space comes between is for the template to say.
+        space = " " if follows.startswith(f"{before} {target}") else ""
+        return len(before), f"{before}{space}{target}"
+
+
+class Seq2SeqTokenizing(Tokenizing):
+    """The prompt is what the encoder reads; the target, with the end that the tokenizer gives it, is the decoder's.
+
+    Args:
+        decoder_start: the token that decoding starts from.
+    """
+
+    def __init__(self, *args: Any, decoder_start: int, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.decoder_start = decoder_start
+
+    def __call__(self, prompt: str, target: str) -> Tokens:
+        target = target.strip()
+        encoded = self.tokenizer(text_target=target, return_special_tokens_mask=True, verbose=False)
+        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+        own = [i for i, is_special in enumerate(special) if not is_special]
+        input_ids = self.prompt_ids(prompt)
+        if not target or not own or not input_ids:
+            raise UsageError(f"the tokenizer leaves nothing to supervise in {target!r:.100}")
+        labels = (*ids[own[0] : own[-1] + 1], *self._end())
+        decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
+        return self._checked(Tokens(tuple(input_ids), labels, decoded), prompt)
+
+    def decoder_prefix(self) -> list[int]:
+        """What the decoder reads before the first token of any answer: BART's has a beginning-of-text token there."""
+        encoded = self.tokenizer(text_target="a", return_special_tokens_mask=True, verbose=False)
+        special = encoded["special_tokens_mask"]
+        return [self.decoder_start, *encoded["input_ids"][: special.index(0)]]
+
+
+_TRUE, _FALSE = ("supports", "supported", "true", "yes", "1"), ("refutes", "refuted", "false", "no", "0")
+
+
+class ClassTokenizing(Tokenizing):
+    """The prompt is read alone; the target names a class, in any case.
+
+    A head with one logit has two classes, the logit being that of the second: FEVER's REFUTES and SUPPORTS, unless
+    the model's configuration names the second one otherwise.
+
+    Args:
+        names: of the classes, as the configuration gives them, one per logit.
+    """
+
+    labels_first = True
+
+    def __init__(self, *args: Any, names: Sequence[str], **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if self.chat or self.end_of_text:
+            raise UsageError("a classification model takes no chat template and says no end of text")
+        if len(names) > 1:
+            self.names = list(names)
+            self._classes = {name.casefold(): place for place, name in enumerate(names)}
+        else:
+            own = names[0] if names and not re.fullmatch(r"LABEL_\d+", names[0]) else "SUPPORTS"
+            self.names = ["REFUTES" if own == "SUPPORTS" else f"not {own}", own]
+            self._classes = dict.fromkeys((*_TRUE, own.casefold()), 1)
+            self._classes |= dict.fromkeys((*_FALSE, self.names[0].casefold()), 0)
+        if len(set(self.names)) != len(self.names):
+            raise UnsupportedModel("two classes of the model have one name", remedy="Mend id2label in config.json.")
+
+    def __call__(self, prompt: str, target: str) -> Tokens:
+        label = self._classes.get(target.strip().casefold())
+        if label is None:
+            raise UsageError(
+                f"the target {target!r:.60} names none of the model's classes",
+                remedy=f"Targets of this model are {', '.join(self.names[:10])}.",
+            )
+        return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
+
+    def text_of(self, labels: Sequence[int]) -> str:
+        return ", ".join(self.names[label] for label in labels)

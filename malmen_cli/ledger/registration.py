@@ -29,10 +29,11 @@ EDITOR_FILES = ("editor.json", "editor.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """A newly registered model, and a warning to show when another ledger has edited its folder."""
+    """A newly registered model, a warning to show when another ledger has edited its folder, and a note to show too."""
 
     model: ModelRecord
     warning: str | None
+    note: str | None = None
 
 
 def register_model(

@@ -48,11 +48,12 @@ SPAN = {"edit_digest": _TEXT, "start": _NUMBER, "count": _NUMBER}
 
 # JSON within rows, as far as this program looks into it: a key with ? may be left out, "#" is any number as a key.
 _SCORES = {"ES?": _FIGURE, "GS?": _FIGURE, "LS?": _FIGURE}
+_CONVERTED = {"file": _TEXT, "digest": _TEXT, "size": _NUMBER, "modified_ns": _NUMBER}
 DETAILS = {
     "facts?": {"in_file?": _NUMBER, "duplicates?": _NUMBER, "active?": _NUMBER, "taken_out?": _NUMBER},
     "check?": {"before": _SCORES, "after": _SCORES, "checked_old": _NUMBER, "wrong": (list,)},
     "base_tensors?": [_TEXT],
-    "origin?": {"repo?": _TEXT, "revision?": _MAYBE_TEXT},
+    "origin?": {"repo?": _TEXT, "revision?": _MAYBE_TEXT, "folder?": _TEXT, "converted?": [_CONVERTED]},
 }
 REGISTER_DETAILS = {**DETAILS, "base_tensors": [_TEXT]}
 EDITOR_CONFIG = {"config?": {"facts_per_step?": _NUMBER, "sample_size?": (bool,)}}

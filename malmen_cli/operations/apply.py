@@ -12,6 +12,7 @@ import torch
 
 from malmen_cli import __version__
 from malmen_cli.checkpoint.new_folder import refuse_existing
+from malmen_cli.config import Dtype
 from malmen_cli.errors import StalePlan
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
@@ -58,7 +59,8 @@ class ApplyOptions:
     """How to apply.
 
     Attributes:
-        editor: id or None for the default. batch_tokens: padded tokens per batch of the model.
+        editor: id or None for the default. dtype: of the language model, None for the editor's.
+        batch_tokens: padded tokens per batch of the model.
         sample: facts whose answers are shown. check_old: most older facts asked again.
         dry_run: stop before writing. output: write an edited copy there, and nothing else.
         expected: the active digest and the head that a saved plan was made for.
@@ -67,6 +69,7 @@ class ApplyOptions:
 
     editor: str | None = None
     device: str = "cpu"
+    dtype: Dtype | None = None
     batch_tokens: int = 1024
     sample: int = 5
     check_old: int = 256
@@ -156,6 +159,7 @@ def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Wor
         proposal.editor,
         proposal.active,
         device=options.device,
+        dtype=options.dtype,
         batch_tokens=options.batch_tokens,
         progress=options.progress,
     )
@@ -177,14 +181,15 @@ def _details(
         "check": check.as_dict(),
         "solve": solved.figures,
         "warnings": warnings,
-        **environment(options.device),
+        **environment(options.device, options.dtype),
     }
 
 
-def environment(device: str) -> dict[str, Any]:
-    """What the figures of an entry were made with."""
+def environment(device: str, dtype: Dtype | None = None) -> dict[str, Any]:
+    """What the figures of an entry were made with; the dtype where it was not the editor's."""
     return {
         "device": device,
+        **({} if dtype is None else {"dtype": dtype}),
         "threads": torch.get_num_threads(),
         "versions": {
             "malmen": __version__,

@@ -9,7 +9,7 @@ from typing import Any
 from malmen_cli.evaluation.metrics import Scores, agreement, mean, token_accuracy
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,9 @@ class Questions:
 
     def answers(self) -> list[str]:
         """Greedy answers to the sample, each as long as its target."""
-        return [
-            self.model.answer(fact.prompt, tokens.supervised)
-            for fact, tokens in zip(self.new[: self.sample], self.edits, strict=False)
-        ]
+        prompts = [fact.prompt for fact in self.new[: self.sample]]
+        caps = [tokens.supervised for tokens in self.edits[: self.sample]]
+        return [answer.text for answer in self.model.generate(prompts, caps)]
 
     def check(self, before: Scores, answers_before: Sequence[str]) -> Check:
         """Ask everything of the edited model."""
@@ -107,17 +106,16 @@ class Questions:
     def _wrong(
         self, facts: Sequence[Fact], edits: Sequence[Tokens], predictions: Sequence[list[int]], *, is_new: bool
     ) -> list[WrongFact]:
-        tokenizer = self.model.tokenizing.tokenizer
         return [
             WrongFact(
                 fact.prompt,
                 fact.target,
-                str(tokenizer.decode(predicted, skip_special_tokens=True)).strip(),
+                self.model.tokenizing.text_of(predicted),
                 is_new,
                 fact.edit_digest,
             )
             for fact, tokens, predicted in zip(facts, edits, predictions, strict=True)
-            if tuple(predicted) != tokens.ids[tokens.start :]
+            if tuple(predicted) != tokens.labels
         ]
 
 

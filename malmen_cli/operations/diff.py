@@ -124,9 +124,9 @@ class _Figures:
     """Measures tensors one after another."""
 
     def __init__(self, ledger: Ledger, model: ModelRecord, top: int, device: str) -> None:
-        from malmen_cli.operations.models import pick_device
+        from malmen_cli.language_models.placement import single_device
 
-        self.model, self.top, self.device = model, top, pick_device(device)
+        self.model, self.top, self.device = model, top, single_device(device)
         self.bytes = TensorBytes(ledger, model)
 
     def measure(self, a: State, b: State, names: Sequence[str]) -> list[TensorDiff]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from malmen_cli.checkpoint.safetensors_file import open_regular
-from malmen_cli.config import TrainingConfig
+from malmen_cli.config import Dtype, TrainingConfig
 from malmen_cli.editing.editor import Editor, LayerShape
 from malmen_cli.errors import UnsafeFile, WrongBase
 from malmen_cli.ledger.records import EditorRecord, ModelRecord
@@ -44,6 +44,22 @@ def editor_files(
     # One storage per name: with the paper's settings layers of one shape share a normaliser.
     tensors = {name: tensor.clone() for name, tensor in editor.tensors().items()}
     return {TENSORS: save(tensors), DESCRIPTION: text.encode()}
+
+
+def settings_of(record: EditorRecord, dtype: Dtype | None = None) -> TrainingConfig:
+    """The settings that an editor was trained with, as the ledger has them.
+
+    Args:
+        dtype: what the language model shall compute in, instead of what it computed in then.
+
+    Raises:
+        UnsafeFile: the ledger's record is malformed.
+    """
+    try:
+        settings = TrainingConfig.model_validate(record.config["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(record, error) from None
+    return settings if dtype is None else settings.model_copy(update={"dtype": dtype})
 
 
 def load_editor(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from malmen_cli.config import Dtype
 from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import Entry, ModelRecord
@@ -18,6 +19,7 @@ class EvaluationOptions:
     Attributes:
         editor: id or prefix, of a file's evaluation; None for the one in force, else the newest.
         n_edits: facts chosen by `seed`; None for all, of a file at most as many as the editor was trained for at once.
+        dtype: of the language model; None for the editor's.
         batch_tokens: padded tokens per batch of the model. generate: let the model answer freely too.
         max_new_tokens: cap of those answers, in tokens; None for the target's own and 16 more.
         check_old: of an entry's evaluation, most other active facts that are asked.
@@ -27,6 +29,7 @@ class EvaluationOptions:
     n_edits: int | None = None
     seed: int = 0
     device: str = "cpu"
+    dtype: Dtype | None = None
     batch_tokens: int = 1024
     generate: bool = True
     max_new_tokens: int | None = None
@@ -78,7 +81,8 @@ class Evaluated:
     Attributes:
         editor: id. entry: None for a file. source: the file that the facts came from. available: facts in the file or
             in the entry. sampled: whether `seed` chose some of them. numbers: places of the scored facts there, from 1.
-        edited: facts whose edits are in the weights that were asked after.
+        edited: facts whose edits are in the weights that were asked after. lent: facts without unrelated prompts that
+            were asked those of other facts.
     """
 
     model: ModelRecord
@@ -94,6 +98,7 @@ class Evaluated:
     not_in_effect: list[NotInEffect]
     others: OtherFacts | None
     warnings: list[str]
+    lent: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Everything but the entry, for `--json`; the schema only ever grows."""
@@ -108,6 +113,7 @@ class Evaluated:
             "edited": self.edited,
             "not_in_effect": [fact.as_dict() for fact in self.not_in_effect],
             "others": None if self.others is None else self.others.as_dict(),
+            "lent": self.lent,
             "warnings": self.warnings,
             **self.report.as_dict(self.numbers),
         }

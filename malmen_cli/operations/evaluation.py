@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from malmen_cli.errors import UsageError
 from malmen_cli.evaluation.examination import Examination
 from malmen_cli.evaluation.metrics import agreement, mean
 from malmen_cli.facts import Fact, FactSet
+from malmen_cli.facts.lending import lend_unrelated
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import (
     EditorRecord,
@@ -28,8 +28,10 @@ from malmen_cli.ledger import (
     store,
 )
 from malmen_cli.operations.active import ActiveSet, active_now, choose_editor, edit_digests, out_of_range, reference
-from malmen_cli.operations.editors import load_editor
+from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
+from malmen_cli.operations.layers import layers_of
+from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import all_layers, load_base
 from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
 from malmen_cli.operations.solving import solve_active
@@ -39,7 +41,8 @@ from malmen_cli.operations.tensors import stored_tensor
 def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: EvaluationOptions) -> Evaluated:
     """Edit facts of a file, and those alone, from the base, and ask the base and the edited model.
 
-    What is active in the checkpoint plays no part. Facts too long for the model are left out and counted.
+    What is active in the checkpoint plays no part. Facts too long for the model are left out and counted. Those without
+    unrelated prompts are lent some by facts of the file that are not edited.
 
     Raises:
         UsageError: the model has no editor, or no fact fits. WrongBase: the checkpoint is not as the ledger says.
@@ -54,14 +57,21 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         record = _editor(db, model, options.editor)
     size = options.n_edits or record.config["config"]["facts_per_step"]
     places = choose(len(facts), size, options.seed)
-    editor, layers = load_editor(check_editor(ledger, record), model, record, options.device)
-    language_model = load_base(ledger, model, layers, options.device)
+    settings = settings_of(record, options.dtype)
+    job = job_for("eval", settings, len(places), options.batch_tokens)
+    placement = place_model(ledger, model, layers_of(record.config), options.device, settings, job)
+    editor, layers = load_editor(check_editor(ledger, record), model, record, placement.device)
+    job = job_for("eval", settings, len(places), options.batch_tokens, editor)
+    language_model = load_base(ledger, model, layers, placement, settings, needs_for(model, layers, settings, job))
     fits = language_model.tokenizing.fits
     fitting = [i for i in places if fits(facts.facts[i].prompt, facts.facts[i].target) is not None]
     if not fitting:
         raise UsageError("no fact fits the model's positions", remedy="Evaluate on facts with shorter prompts.")
     chosen = [facts.facts[i] for i in fitting]
-    examination = _examination(language_model, chosen, options)
+    prompts = {fact.prompt for fact in chosen}
+    asked = lend_unrelated(chosen, [fact for fact in facts if fact.prompt not in prompts], options.seed)
+    lent = sum(len(fact.unrelated) > len(own.unrelated) for fact, own in zip(asked, chosen, strict=True))
+    examination = _examination(language_model, asked, options)
     before = examination.ask(partial(options.progress, "asking the base"))
     progress = partial(options.progress, "capturing rows")
     # Captured anew even where rows are stored: the scores are the same whatever the ledger has seen.
@@ -76,7 +86,7 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         lambda layer: [slices[layer][edit] for edit in edits],
         RowReader(ledger.objects, fresh),
         {},
-        torch.device(options.device),
+        language_model.device,
     )
     language_model.overlay(solved.weights)
     report = examination.report(before, examination.ask(partial(options.progress, "asking the edited model")))
@@ -90,10 +100,11 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         seed=options.seed,
         numbers=[i + 1 for i in fitting],
         edited=len(chosen),
-        report=replace(report, left_out={**report.left_out, "edit": len(places) - len(fitting)}),
+        report=replace(report, facts=chosen, left_out={**report.left_out, "edit": len(places) - len(fitting)}),
         not_in_effect=[],
         others=None,
         warnings=solved.warnings + out_of_range(record, len(chosen)),
+        lent=lent,
     )
 
 
@@ -122,6 +133,7 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
         beside = sorted(fact.fact_digest for fact in now.facts.values() if fact.edit_digest not in own)
         # The digests' order is as good as random, and the same every time.
         others = store.facts_with(db, beside[: options.check_old]).values()
+        settings = settings_of(store.editor(db, now.editor_id), options.dtype) if now.editor_id else None
     in_effect = sorted(set(range(1, len(facts) + 1)) - {fact.number for fact in gone})
     if not in_effect:
         raise UsageError(
@@ -129,7 +141,7 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
             remedy="malmen log tells what reverted or superseded them; malmen eval FILE scores a fact file",
         )
     numbers = [in_effect[i] for i in choose(len(in_effect), options.n_edits, options.seed)]
-    language_model = load_base(ledger, model, list(layers.values()), options.device)
+    language_model = load_base(ledger, model, list(layers.values()), options.device, settings)
     examination = _examination(language_model, [facts[number - 1] for number in numbers], options)
     before = examination.ask(partial(options.progress, "asking the base"))
     asked, others_before = _edit_success(language_model, others, options.batch_tokens)

@@ -17,6 +17,9 @@ from malmen_cli.operations.tensors import from_bytes, torch_dtype
 LARGEST_RANK = 64
 """Rank of an adapter, where none is named, at most."""
 
+_TASK_TYPES = {"causal": "CAUSAL_LM", "sequence-to-sequence": "SEQ_2_SEQ_LM"}
+"""PEFT's names. Under its own name for classification it would look for a new head in the adapter: it gets none."""
+
 GOOD_ENOUGH = 0.01
 """Relative error of the shift up to which a smaller rank will do."""
 
@@ -84,7 +87,7 @@ def _adapter_config(record: Mapping[str, Any], rank: int) -> dict[str, Any]:
     abouts = record["tensors"].values()
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": _TASK_TYPES.get(record["task"]),
         "base_model_name_or_path": record["model"],
         "r": rank,
         "lora_alpha": rank,  # a scaling of 1

@@ -1,4 +1,7 @@
-"""Models that came from the local hub cache: finding them again by where they came from, making working copies."""
+"""Models that are edited in a working copy: finding them again by where they came from, making the copies.
+
+They come from the local hub cache, or from a folder of pickled weights.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.lock import PATIENCE
-from malmen_cli.checkpoint.working_copy import make_working_copy
-from malmen_cli.errors import UnknownName, UsageError
+from malmen_cli.checkpoint.pickled_files import pickled_start
+from malmen_cli.errors import UnknownName, UnsafeFile, UnsupportedModel, UsageError
 from malmen_cli.facts import printable
-from malmen_cli.language_models.hub_cache import KNOWN_NAMES, Snapshot, find_snapshot, repositories
+from malmen_cli.language_models.hub_cache import Snapshot, find_snapshot, is_complete, repositories
+from malmen_cli.language_models.known_names import KNOWN_NAMES
 from malmen_cli.ledger import Ledger, ModelRecord, store
 from malmen_cli.ledger.registration import check_name
+from malmen_cli.operations.working_copies import changed_files, copy_with_origin
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def origin_of(db: sqlite3.Connection, model: ModelRecord) -> dict[str, Any] | None:
-    """Where a model's folder was copied from (repo, revision, snapshot); None for one that is edited in place."""
+    """Where a model's folder was copied from; None for one that is edited in place.
+
+    Either repo, revision and snapshot, or folder; and of weights that were converted, which files they were.
+    """
     origin = store.resolve_entry(db, "#1", model.id).details.get("origin")
     return origin if isinstance(origin, dict) else None
 
@@ -50,9 +58,42 @@ def copied_from(db: sqlite3.Connection, name: str, snapshot: Snapshot | None) ->
     return found[0] if found else None
 
 
-def name_for(name: str, snapshot: Snapshot) -> str:
+def converted_from(db: sqlite3.Connection, folder: Path) -> ModelRecord | None:
+    """The registered working copy of a folder whose weights are pickled.
+
+    Raises:
+        UnknownName: several are. UsageError: the folder holds other weights by now.
+    """
+    if pickled_start(folder) is None:
+        return None
+    path = str(folder.resolve())
+    origins = ((model, origin_of(db, model)) for model in store.models(db))
+    found = [(model, origin) for model, origin in origins if origin is not None and origin.get("folder") == path]
+    if len(found) > 1:
+        names = ", ".join(model.name for model, _ in found)
+        raise UnknownName(f"{len(found)} models were copied from {printable(path)}: {names}", remedy="Name one of them")
+    if not found:
+        return None
+    model, origin = found[0]
+    changed = changed_files(folder, origin.get("converted", []))
+    if changed:
+        raise UsageError(
+            f"{changed[0]} in {printable(path)} is not what {model.name} was converted from",
+            remedy=f"name the copy itself: --model {model.name}; or convert what is there now, under another name: "
+            f"malmen models add NAME {printable(path)}",
+        )
+    return model
+
+
+def is_model_name(name: str) -> bool:
+    """Whether this is a known name, or can be a repository's id (org/name)."""
+    return name.lower() in KNOWN_NAMES or _REPOSITORY.fullmatch(name) is not None
+
+
+def name_for(name: str, snapshot: Snapshot | None = None) -> str:
     """What the working copy is called where nobody says: a known name as it stands, else the repository's last part."""
-    return name.lower() if name.lower() in KNOWN_NAMES else plain_name(snapshot.repo.rpartition("/")[2])
+    repo = repositories(name)[0] if snapshot is None else snapshot.repo
+    return name.lower() if name.lower() in KNOWN_NAMES else plain_name(repo.rpartition("/")[2])
 
 
 def plain_name(text: str) -> str:
@@ -62,14 +103,18 @@ def plain_name(text: str) -> str:
 
 @contextmanager
 def working_copy(
-    ledger: Ledger, name: str, snapshot: Snapshot, command: str, timeout: float = PATIENCE
+    ledger: Ledger, name: str, source: Snapshot | Path, command: str, timeout: float = PATIENCE
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A new folder of the workspace with the snapshot's model in it, and its origin for the register entry.
+    """A new folder of the workspace with the source's model in it, and its origin for the register entry.
 
-    The body registers it; a copy that is not registered in the end is removed.
+    Pickled weights, where there are no others, are converted. The body registers the copy; one that is not registered
+    in the end is removed.
+
+    Args:
+        source: a hub cache's snapshot, or a folder.
 
     Raises:
-        UsageError: the name is taken. UnsupportedModel, UnsafeFile: the snapshot cannot be copied. Locked: another
+        UsageError: the name is taken. UnsupportedModel, UnsafeFile: the source cannot be copied. Locked: another
         process holds the workspace for longer than `timeout` seconds.
     """
     check_name(name)
@@ -81,15 +126,19 @@ def working_copy(
             registered = store.model_at(db, target)
         if registered is None and target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)  # a killed command made it, and nobody ever used it
-        make_working_copy(snapshot.folder, snapshot.blobs, target)
         try:
-            folder = printable(str(snapshot.folder), limit=None)
-            yield target, {"repo": snapshot.repo, "revision": snapshot.revision, "snapshot": folder}
-        finally:
-            with ledger.read() as db:
-                unused = store.model_at(db, target) is None
-            if unused:
-                shutil.rmtree(target, ignore_errors=True)
+            origin = copy_with_origin(source, target)
+            try:
+                yield target, origin
+            finally:
+                with ledger.read() as db:
+                    unused = store.model_at(db, target) is None
+                if unused:
+                    shutil.rmtree(target, ignore_errors=True)
+        except (UnsupportedModel, UnsafeFile) as error:
+            if isinstance(source, Snapshot) and not is_complete(source.folder):
+                error.remedy = f"fetch what is missing: malmen models add {name} {source.repo} --download"
+            raise
 
 
 def unknown_model(name: str) -> UnknownName:
@@ -102,14 +151,13 @@ def unknown_model(name: str) -> UnknownName:
             f"{message}; but {snapshot.repo} is in the local hub cache",
             remedy=f"register a working copy of it: malmen models add {name_for(name, snapshot)} {snapshot.repo}",
         )
-    known, repo = name.lower() in KNOWN_NAMES, repositories(name)[0]
-    if not known and not _REPOSITORY.fullmatch(name):
+    if not is_model_name(name):
         return UnknownName(
             f"{message}, nor a known name", remedy="see malmen models list, or add it: malmen models add NAME FOLDER"
         )
-    short = name.lower() if known else plain_name(repo.rpartition("/")[2])
+    short, repo = name_for(name), repositories(name)[0]
     return UnknownName(
         f"{message}, nor in the local hub cache",
-        remedy=f"fetch it with `hf download {repo}`, then run `malmen models add {short} {repo}`; "
-        f"or name a folder that holds it: `malmen models add {short} FOLDER`",
+        remedy=f"fetch it: `malmen models add {short} {repo} --download` (or `hf download {repo}`, then the same "
+        f"without --download); or name a folder that holds it: `malmen models add {short} FOLDER`",
     )

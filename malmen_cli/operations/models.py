@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.checkpoint.lock import PATIENCE
 from malmen_cli.checkpoint.manifest import Manifest, read_manifest
-from malmen_cli.checkpoint.safetensors_file import read_tensor
+from malmen_cli.checkpoint.pickled_files import pickled_start
 from malmen_cli.errors import UnknownName, UnsupportedModel, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
 from malmen_cli.ledger.registration import check_name
 from malmen_cli.operations.layers import TensorLayer, layers_of
 
 if TYPE_CHECKING:
-    from malmen_cli.language_models.language_model import EditedLayer, LanguageModel
+    from malmen_cli.config import TrainingConfig
+    from malmen_cli.language_models.edited_layers import EditedLayer
+    from malmen_cli.language_models.language_model import LanguageModel
+    from malmen_cli.language_models.placement import Placement
 
 
 def find_model(db: sqlite3.Connection, name: str | None) -> ModelRecord:
@@ -47,12 +51,15 @@ def _registered(db: sqlite3.Connection, name: str) -> ModelRecord | None:
             return model
     # Only now, since they load huggingface_hub.
     from malmen_cli.language_models.hub_cache import snapshot_of
-    from malmen_cli.operations.hub_models import copied_from
+    from malmen_cli.operations.hub_models import converted_from, copied_from
 
     if not is_folder(name):
         return copied_from(db, name, None)
-    snapshot = snapshot_of(Path(name))
-    return store.model_at(db, Path(name)) or (copied_from(db, name, snapshot) if snapshot is not None else None)
+    folder, snapshot = Path(name), snapshot_of(Path(name))
+    found = store.model_at(db, folder)
+    if found is not None:
+        return found
+    return copied_from(db, name, snapshot) if snapshot is not None else converted_from(db, folder)
 
 
 def is_folder(name: str) -> bool:
@@ -64,10 +71,17 @@ def is_folder(name: str) -> bool:
 
 
 def find_or_register(
-    ledger: Ledger, name: str | None, command: str, timeout: float = PATIENCE
+    ledger: Ledger,
+    name: str | None,
+    command: str,
+    timeout: float = PATIENCE,
+    fetch: Callable[[str], object] | None = None,
 ) -> tuple[ModelRecord, Registration | None]:
     """`find_model`, registering what is used for the first time: a folder under its own name, or a model of the local
     hub cache under the known name it was asked by, or its repository's.
+
+    Args:
+        fetch: brings what is neither registered nor a folder into the hub cache.
     """
     with ledger.read() as db:
         if name is None:
@@ -75,6 +89,8 @@ def find_or_register(
         found = _registered(db, name)
     if found is not None:
         return found, None
+    if fetch is not None and not is_folder(name):
+        fetch(name)
     with ledger.hold(command, timeout):
         with ledger.read() as db:
             found = _registered(db, name)  # by another process, while this one waited
@@ -108,7 +124,8 @@ def register_source(
     command: str = "",
     timeout: float = PATIENCE,
 ) -> Registration:
-    """Register a local folder, to be edited in place, or a working copy of a model of the local hub cache.
+    """Register a local folder, to be edited in place, or a working copy of what cannot be: a model of the local hub
+    cache, or a folder whose weights are pickled.
 
     Args:
         source: a folder (one of a hub cache's snapshots, too), a repository's id, or a known name.
@@ -118,13 +135,16 @@ def register_source(
     """
     from malmen_cli.language_models.hub_cache import find_snapshot, snapshot_of
     from malmen_cli.operations.hub_models import unknown_model, working_copy
+    from malmen_cli.operations.working_copies import note_about
 
     check_name(name)
     snapshot = snapshot_of(Path(source)) if is_folder(source) else find_snapshot(source)
-    if snapshot is not None:
-        with working_copy(ledger, name, snapshot, command, timeout) as (folder, origin):
+    pickled = Path(source) if is_folder(source) and pickled_start(Path(source)) is not None else None
+    if copied := snapshot or pickled:
+        with working_copy(ledger, name, copied, command, timeout) as (folder, origin):
             details = {"origin": origin}
-            return register(ledger, name, folder, layers=layers, command=command, details=details, timeout=timeout)
+            found = register(ledger, name, folder, layers=layers, command=command, details=details, timeout=timeout)
+        return replace(found, note=note_about(name, folder, origin))
     if not is_folder(source) and not _is_path(source):
         raise unknown_model(source)
     return register(ledger, name, Path(source), layers=layers, command=command, timeout=timeout)
@@ -150,16 +170,18 @@ def register(
     Raises:
         UnsupportedModel: transformers cannot load it, or a layer cannot be edited. UnsafeFile: links, bad headers.
     """
-    from malmen_cli.language_models.language_model import LanguageModel, refuse_absurd
+    from malmen_cli.language_models.language_model import LanguageModel
+    from malmen_cli.language_models.loading import refuse_absurd
 
     check_name(name)
     manifest = read_manifest(folder)
     refuse_absurd(folder, sum(weights.size for weights in manifest.weights.values()))
     model = LanguageModel(folder, layers=layers)
-    found = [match_tensor(folder, manifest, layer) for layer in model.layers]
+    model.require_usable()
+    found = [match_tensor(manifest, layer) for layer in model.layers]
     architecture = {
         "model_type": model.model_type,
-        "task": "causal",
+        "task": model.task,
         "dtype": manifest.tensors[found[0].tensor].dtype,
         "layers": [asdict(layer) for layer in found],
     }
@@ -169,45 +191,72 @@ def register(
     )
 
 
-def match_tensor(folder: Path, manifest: Manifest, layer: EditedLayer) -> TensorLayer:
-    """The tensor of the files that holds a loaded layer's weight: by name, up to a prefix, and by value.
+def match_tensor(manifest: Manifest, layer: EditedLayer) -> TensorLayer:
+    """The tensor of the files that holds a loaded layer's weight: by value, so that any name will do.
 
     Raises:
         UnsupportedModel: no tensor, or several, hold just this weight.
     """
-    parameter = f"{layer.name}.weight"
-    candidates = [name for name in manifest.tensors if parameter.endswith(name) or name.endswith(parameter)]
-    matching = [name for name in candidates if _holds(folder, manifest, name, layer)]
-    if len(matching) != 1:
+    from malmen_cli.operations.tensors import DTYPES, to_bytes, torch_dtype
+
+    weight: Any = layer.module.weight
+    parameter, digests = f"{layer.name}.weight", dict[str, str]()
+    matching, named = [], []
+    for name, record in manifest.tensors.items():
+        called_so = parameter.endswith(name) or name.endswith(parameter)  # up to a prefix that only one of them has
+        if tuple(record.shape) != tuple(weight.shape) or (record.dtype not in DTYPES and not called_so):
+            continue
+        if record.dtype not in digests:
+            # A weight that was widened on loading gives its bytes back when it is narrowed again.
+            digests[record.dtype] = digest_bytes(to_bytes(weight.detach().to("cpu", torch_dtype(record.dtype))))
+        if digests[record.dtype] == record.digest:
+            matching.append(name)
+            named += [name] * called_so
+    if len(named or matching) != 1:
         raise UnsupportedModel(
-            f"{len(matching)} tensors of {folder.name} hold the weight of {layer.name}; just one must",
-            remedy="Layers that transformers renames, fuses or ties on loading cannot be edited; see --layers.",
+            f"{len(named or matching)} tensors of the files hold the weight of {layer.name}; just one must",
+            remedy="Layers that transformers splits, fuses or converts on loading cannot be edited; see --layers.",
         )
     d_in, d_out = layer.weight.shape
-    return TensorLayer(layer.name, matching[0], layer.transposed, d_in, d_out)
+    return TensorLayer(layer.name, (named or matching)[0], layer.transposed, d_in, d_out)
 
 
-def _holds(folder: Path, manifest: Manifest, name: str, layer: EditedLayer) -> bool:
-    from malmen_cli.operations.tensors import from_bytes, torch_dtype
-
-    stored: Any = layer.module.weight
-    record = manifest.tensors[name]
-    if tuple(record.shape) != tuple(stored.shape):
-        return False
-    data = read_tensor(folder / record.file, manifest.slot(name))
-    return bool((from_bytes(data, torch_dtype(record.dtype), record.shape) == stored.cpu()).all())
-
-
-def load_base(ledger: Ledger, model: ModelRecord, layers: Sequence[TensorLayer], device: str = "cpu") -> LanguageModel:
+def load_base(
+    ledger: Ledger,
+    model: ModelRecord,
+    layers: Sequence[TensorLayer],
+    device: str | Placement = "cpu",
+    settings: TrainingConfig | None = None,
+    needs: Mapping[str, int] | None = None,
+) -> LanguageModel:
     """The language model at its base weights: every tensor that was ever edited is overlaid with its base object.
 
     Args:
         layers: the layers to be edited (captured, given gradients), in the editor's order.
+        device: as `pick_device` names it, or where the model has been placed.
+        settings: the editor's, which say in what dtype the model is run and how its texts are read.
+        needs: bytes that the work takes besides the weights, by what they are for.
+
+    Raises:
+        NoRoom: less memory is free; nothing was loaded.
     """
+    import torch
+
+    from malmen_cli.config import TrainingConfig
     from malmen_cli.language_models.language_model import LanguageModel
+    from malmen_cli.operations.memory import place_model
     from malmen_cli.operations.tensors import stored_tensor
 
-    language_model = LanguageModel(model.path, layers=[layer.name for layer in layers], device=device)
+    settings = settings or TrainingConfig()
+    language_model = LanguageModel(
+        model.path,
+        layers=[layer.name for layer in layers],
+        device=place_model(ledger, model, layers, device, settings) if isinstance(device, str) else device,
+        needs=needs,
+        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        chat_template=settings.chat_template,
+        end_of_text=settings.end_of_text,
+    )
     with ledger.read() as db:
         edited = store.state(db, model.id).keys()
         known = {layer.tensor: layer.name for layer in all_layers(db, model)}
@@ -228,19 +277,11 @@ def all_layers(db: sqlite3.Connection, model: ModelRecord) -> list[TensorLayer]:
 
 
 def pick_device(name: str) -> str:
-    """`auto` is the first GPU where there is one, else the CPU.
+    """The name of a device that is there; `auto` is the CPU where there is no GPU.
 
     Raises:
         UsageError: a device that is not there.
     """
-    import torch
+    from malmen_cli.language_models.placement import check_device
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        if torch.device(name).type not in ("cpu", "cuda", "mps"):
-            raise RuntimeError("models are edited on cpu, cuda or mps")
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name}: {error}".splitlines()[0], remedy="Use --device cpu or auto.") from None
-    return name
+    return check_device(name)

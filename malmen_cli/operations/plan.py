@@ -54,6 +54,8 @@ class Trial:
 
     Attributes:
         edit_success: ES of the file's facts before the apply. solve: figures per layer.
+        memory: bytes by parts as they were reckoned from the model's configuration, before it was loaded, and what was
+            free then, per device.
     """
 
     figures: list[FactFigures]
@@ -61,6 +63,7 @@ class Trial:
     prediction: Prediction
     solve: dict[str, dict[str, Any]]
     warnings: list[str]
+    memory: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "ES_before": None if trial is None else trial.edit_success,
         "facts": None if trial is None else [asdict(fact) for fact in trial.figures],
         "prediction": None if trial is None else asdict(trial.prediction),
+        "memory_plan": None if trial is None else trial.memory,
         "solve": None if trial is None else trial.solve,
         "warnings": plan.warnings,
     }

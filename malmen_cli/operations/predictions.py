@@ -9,7 +9,9 @@ from typing import Any, Literal
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, ModelRecord, store
+from malmen_cli.operations.active import active_now
 from malmen_cli.operations.diff import StateDiff
+from malmen_cli.operations.editors import settings_of
 from malmen_cli.operations.models import all_layers, load_base, pick_device
 from malmen_cli.operations.states import CHECKPOINT, State, TensorBytes, named_state
 from malmen_cli.operations.tensors import from_bytes, torch_dtype
@@ -66,16 +68,20 @@ def compare_predictions(
         # The digests' order is as good as random, and the same every time.
         chosen = sorted(fact.fact_digest for fact in diff.common)[:common]
         kept = store.facts_with(db, chosen).values()
-    language_model = load_base(ledger, diff.model, layers, pick_device(device))
+        editor = active_now(db, diff.model).editor_id
+        settings = None if editor is None else settings_of(store.editor(db, editor))
+    language_model = load_base(ledger, diff.model, layers, pick_device(device), settings)
     questions = _questions(language_model, diff, kept)
+    caps = [length for _, _, length in questions.values()]
     answers: list[list[str]] = []
     for turn, state in enumerate((diff.a, diff.b)):
         _overlay(ledger, language_model, diff.model, state)
-        given = []
-        for index, (prompt, (_, _, length)) in enumerate(questions.items(), 1):
-            given.append(language_model.answer(prompt, length))
-            progress("asking", turn * len(questions) + index, 2 * len(questions))
-        answers.append(given)
+        said = language_model.generate(
+            list(questions),
+            caps,
+            progress=lambda done, total, turn=turn: progress("asking", turn * total + done, 2 * total),  # type: ignore[misc]
+        )
+        answers.append([answer.text for answer in said])
     predictions = [
         Prediction(kind, prompt, target, before, after)
         for (prompt, (kind, target, _)), before, after in zip(questions.items(), *answers, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from malmen_cli.config import Dtype
 from malmen_cli.errors import UsageError
 from malmen_cli.ledger import (
     EditorRecord,
@@ -48,6 +49,7 @@ def rebase(
     command: str,
     *,
     device: str = "cpu",
+    dtype: Dtype | None = None,
     batch_tokens: int = 1024,
     check_facts: int = 256,
     sample: int = 5,
@@ -59,7 +61,8 @@ def rebase(
     Layers that the former editor edited and this one leaves out go back to the base.
 
     Args:
-        editor: id or prefix. check_facts: most active facts asked before and after. sample: of those, shown.
+        editor: id or prefix. dtype: of the language model, None for the editor's.
+        check_facts: most active facts asked before and after. sample: of those, shown.
 
     Raises:
         UnknownName: there is no such editor. UsageError: it belongs to another model.
@@ -75,7 +78,16 @@ def rebase(
         if not now.facts or now.editor_id == record.id:
             return Rebased(None, record, now.editor_id, len(now.facts), [], None, [], settlement)
         require_room_ahead(ledger, model, record)
-        bench = Workbench(ledger, model, record, now.facts, device=device, batch_tokens=batch_tokens, progress=progress)
+        bench = Workbench(
+            ledger,
+            model,
+            record,
+            now.facts,
+            device=device,
+            dtype=dtype,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
         facts = facts_of_active(ledger, now.facts)
         bench.capture(facts)
         questions = Questions(bench.language_model, list(facts[:check_facts]), [], sample)
@@ -104,7 +116,7 @@ def rebase(
                     "check": check.as_dict(),
                     "solve": solved.figures,
                     "warnings": warnings,
-                    **environment(device),
+                    **environment(device, dtype),
                 },
             ),
             [layer.tensor for layer in bench.layers],

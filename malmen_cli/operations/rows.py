@@ -43,8 +43,10 @@ def capture_rows(
         for start in range(0, len(texts), BLOCK):
             for batch, rows in model.capture(texts[start : start + BLOCK], batch_tokens=batch_tokens):
                 per_layer = [
-                    (keys.cpu().split(rows.counts), editor.value_diffs(i, keys, grads).cpu().split(rows.counts))
-                    for i, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True))
+                    (keys.cpu().split(counts), editor.value_diffs(i, keys, grads).cpu().split(counts))
+                    for i, (keys, grads, counts) in enumerate(
+                        zip(rows.keys, rows.value_grads, rows.counts, strict=True)
+                    )
                 ]
                 for place, row in enumerate(batch.rows):
                     found[start + row] = [(keys[place], diffs[place]) for keys, diffs in per_layer]
@@ -56,16 +58,16 @@ def capture_rows(
                 remedy="The model overflows on this fact: leave it out.",
             )
     packs = []
-    for index, shape in enumerate(model.shapes):
+    for index, layer in enumerate(model.layers):
         spans, start = [], 0
         for fact, text in zip(facts, texts, strict=True):
-            spans.append(RowSpan(fact.edit_digest, start, text.supervised))
-            start += text.supervised
+            spans.append(RowSpan(fact.edit_digest, start, text.rows(layer.stack)))
+            start += text.rows(layer.stack)
         pack = {
             "u": torch.cat([layers[index][0] for layers in found]).contiguous(),
             "d": torch.cat([layers[index][1] for layers in found]).contiguous(),
         }
-        packs.append(NewRows(shape.name, save(pack), spans))
+        packs.append(NewRows(layer.name, save(pack), spans))
     return packs
 
 

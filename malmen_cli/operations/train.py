@@ -21,6 +21,7 @@ from malmen_cli.ledger.training_runs import write_note
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base, match_tensor
 from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
@@ -63,7 +64,10 @@ def train_editor(
     # Settled, and as the ledger says, while the base is read; training itself needs the checkpoint no more.
     with writing(ledger, model, command, lock_timeout):
         chosen = _layers(ledger, model, layers)
-        language_model = load_base(ledger, model, chosen, device)
+        job = job_for("train", config, len(facts), config.batch_tokens)
+        needs = needs_for(model, chosen, config, job)
+        placement = place_model(ledger, model, chosen, device, config, job)
+        language_model = load_base(ledger, model, chosen, placement, config, needs)
     split = split_rows(
         facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
     )
@@ -133,7 +137,8 @@ def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list
         # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
         raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
     language_model = LanguageModel(model.path, layers=globs)
-    return [match_tensor(model.path, model.manifest, layer) for layer in language_model.layers]
+    language_model.require_usable()
+    return [match_tensor(model.manifest, layer) for layer in language_model.layers]
 
 
 def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> EditorRecord:

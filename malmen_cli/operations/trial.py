@@ -17,6 +17,7 @@ from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.memory import memory_plan
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Workbench
@@ -34,6 +35,7 @@ def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Tr
     # Loading the libraries has taken this process some time already, and an apply takes it too.
     started = time.monotonic() - time.process_time()
     bench = open_bench(ledger, proposal, options)
+    memory = memory_plan(proposal.model, bench.layers, bench.settings, bench.job(), bench.placement)
     facts = proposal.facts.facts
     bench.capture(facts)
     asked = time.monotonic()
@@ -48,6 +50,7 @@ def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Tr
         prediction=_predict(proposal.model, bench, solved, seconds),
         solve=solved.figures,
         warnings=solved.warnings,
+        memory=memory,
     )
 
 

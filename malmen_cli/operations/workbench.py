@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from malmen_cli.checkpoint.patch import TensorChange
+from malmen_cli.config import Dtype
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.footprint import Job
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
 from malmen_cli.operations.active import edit_digests
-from malmen_cli.operations.editors import load_editor
-from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.editors import load_editor, settings_of
+from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import all_layers, load_base
 from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
 from malmen_cli.operations.solving import Inspector, Solved, solve_active
@@ -35,7 +38,9 @@ class Workbench:
     The language model holds the checkpoint's weights of now; only while rows are captured does it hold the base.
 
     Args:
-        active: the facts to be in force, by prompt. device: of the editor, the model and the solve.
+        active: the facts to be in force, by prompt. device: as `pick_device` names it, of the model; the editor and
+            the solve are where its inputs go.
+        dtype: of the model; None for the editor's.
         batch_tokens: padded tokens per batch of the language model.
     """
 
@@ -47,11 +52,16 @@ class Workbench:
         active: Mapping[str, FactRef],
         *,
         device: str = "cpu",
+        dtype: Dtype | None = None,
         batch_tokens: int = 1024,
         progress: Progress = silent,
     ) -> None:
         self.ledger, self.model, self.record = ledger, model, record
-        self.device, self.batch_tokens, self.progress = torch.device(device), batch_tokens, progress
+        self.settings = settings_of(record, dtype)
+        job = job_for("apply", self.settings, len(active), batch_tokens)
+        self.placement = place_model(ledger, model, layers_of(record.config), device, self.settings, job)
+        self.device = torch.device(self.placement.device)
+        self.batch_tokens, self.progress = batch_tokens, progress
         self.editor, self.layers = load_editor(check_editor(ledger, record), model, record, self.device)
         self.edits = edit_digests(active)
         with ledger.read() as db:
@@ -65,9 +75,14 @@ class Workbench:
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model as the checkpoint stands now."""
-        model = load_base(self.ledger, self.model, self.layers, str(self.device))
+        needs = needs_for(self.model, self.layers, self.settings, self.job())
+        model = load_base(self.ledger, self.model, self.layers, self.placement, self.settings, needs)
         model.overlay(self._weights(self.state))
         return model
+
+    def job(self) -> Job:
+        """What the workbench is for, as its memory is planned."""
+        return job_for("apply", self.settings, len(self.edits), self.batch_tokens, self.editor)
 
     def without_rows(self) -> set[str]:
         """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more."""

@@ -1,4 +1,4 @@
-"""What the frozen model makes of the training rows, computed once and kept on disk: rows (u, g) and reference states.
+"""What the frozen model makes of the training rows, computed once and kept on disk: rows (u, g) and references.
 
 u and g of a frozen model never change, and neither does what it answers to unrelated prompts, so every epoch after the
 first reads them back. Batches are formed in a fixed order, so that the same rows give the same bits on a resumed run.
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from malmen_cli.checkpoint.durable import in_words
 from malmen_cli.editing.normalizer import Normalizer
+from malmen_cli.language_models.edited_layers import EditedLayer
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 
 BLOCK = 256
 """Texts per captured block: batches are formed inside a block, in its order."""
@@ -47,7 +48,7 @@ def _allocate(path: Path, size: int) -> None:
 
 
 class Features:
-    """Rows (u, g) of edit prompts, and final hidden states and keys of unrelated prompts.
+    """Rows (u, g) of edit prompts, and the head's references and the keys of unrelated prompts.
 
     Args:
         folder: where the tables live; made anew. model: at its base weights.
@@ -71,14 +72,17 @@ class Features:
         shutil.rmtree(folder, ignore_errors=True)
         with in_words(folder):
             folder.mkdir(parents=True)
-        self._edit_starts = _starts(edits)
-        self._unrelated_starts = _starts(unrelated)
-        n, m, dtype = self._edit_starts[-1], self._unrelated_starts[-1], model.dtype
-        width = _width(model)
-        self._keys = [_Table(folder / f"{i}.u", n, s.d_in, dtype) for i, s in enumerate(model.shapes)]
-        self._grads = [_Table(folder / f"{i}.g", n, s.d_out, dtype) for i, s in enumerate(model.shapes)]
-        self.unrelated_keys = [_Table(folder / f"{i}.k", m, s.d_in, dtype).data for i, s in enumerate(model.shapes)]
-        self._hidden = _Table(folder / "hidden", m, width, dtype)
+        self._edit_starts = [_starts(edits, layer) for layer in model.layers]
+        self._unrelated_starts = [_starts(unrelated, layer) for layer in model.layers]
+        self._label_starts = _starts(unrelated)
+        self._keys, self._grads, self.unrelated_keys = [], [], []
+        for i, (layer, shape) in enumerate(zip(model.layers, model.shapes, strict=True)):
+            n, m = self._edit_starts[i][-1], self._unrelated_starts[i][-1]
+            dtype, grad_dtype = _dtypes(model, layer)
+            self._keys.append(_Table(folder / f"{i}.u", n, shape.d_in, dtype))
+            self._grads.append(_Table(folder / f"{i}.g", n, shape.d_out, grad_dtype))
+            self.unrelated_keys.append(_Table(folder / f"{i}.k", m, shape.d_in, dtype).data)
+        self._references = _Table(folder / "references", self._label_starts[-1], model.head.width, model.head.dtype)
         self.normalizers = [Normalizer(s.d_in + s.d_out) for s in model.shapes]
         total = len(edits) + len(unrelated)
         for start in range(0, len(edits), BLOCK):
@@ -90,29 +94,26 @@ class Features:
 
     def _capture_edits(self, model: LanguageModel, texts: Sequence[Tokens], first: int, batch_tokens: int) -> None:
         for batch, rows in model.capture(texts, batch_tokens=batch_tokens):
-            index = self._index(self._edit_starts, [first + row for row in batch.rows])
             for layer, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True)):
+                index = _index(self._edit_starts[layer], [first + row for row in batch.rows])
                 self._keys[layer].data[index] = keys.cpu()
                 self._grads[layer].data[index] = grads.cpu()
-        span = slice(self._edit_starts[first], self._edit_starts[first + len(texts)])
         for layer, normalizer in enumerate(self.normalizers):
+            span = slice(self._edit_starts[layer][first], self._edit_starts[layer][first + len(texts)])
+            # Of a float16 model keys and gradients differ in dtype: both are widened to the gradients'.
             normalizer.update(torch.cat([self._keys[layer].data[span], self._grads[layer].data[span]], dim=1))
 
     @torch.no_grad()
     def _capture_unrelated(self, model: LanguageModel, texts: Sequence[Tokens], first: int, batch_tokens: int) -> None:
-        for batch, keys, hidden in model.capture_reference(texts, batch_tokens=batch_tokens):
-            index = self._index(self._unrelated_starts, [first + row for row in batch.rows])
-            for layer, rows in enumerate(keys):
-                self.unrelated_keys[layer][index] = rows.cpu()
-            self._hidden.data[index] = hidden.cpu()
-
-    @staticmethod
-    def _index(starts: Sequence[int], texts: Sequence[int]) -> Tensor:
-        return torch.cat([torch.arange(starts[t], starts[t + 1]) for t in texts])
+        for batch, rows, references in model.capture_reference(texts, batch_tokens=batch_tokens):
+            which = [first + row for row in batch.rows]
+            for layer, keys in enumerate(rows.keys):
+                self.unrelated_keys[layer][_index(self._unrelated_starts[layer], which)] = keys.cpu()
+            self._references.data[_index(self._label_starts, which)] = references.cpu()
 
     def rows(self, layer: int, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(u, g) of these edit prompts, text after text."""
-        index = self._index(self._edit_starts, texts)
+        index = _index(self._edit_starts[layer], texts)
         return self._keys[layer].data[index], self._grads[layer].data[index]
 
     def sample(self, layer: int, size: int) -> tuple[Tensor, Tensor]:
@@ -120,24 +121,37 @@ class Features:
         return self._keys[layer].data[:size], self._grads[layer].data[:size]
 
     def reference(self, texts: Sequence[int]) -> Tensor:
-        """The base model's final hidden states (rows, width) at these unrelated prompts' supervised positions."""
-        return self._hidden.data[self._index(self._unrelated_starts, texts)]
+        """The base model's references (labels, width) of these unrelated prompts, which `head.logits_of` takes."""
+        return self._references.data[_index(self._label_starts, texts)]
 
 
 def table_sizes(model: LanguageModel, edits: Sequence[Tokens], unrelated: Sequence[Tokens]) -> list[int]:
     """Bytes of each file that `Features` will make."""
-    n, m, item = _starts(edits)[-1], _starts(unrelated)[-1], model.dtype.itemsize
-    per_layer = [(n * s.d_in * item, n * s.d_out * item, m * s.d_in * item) for s in model.shapes]
-    return [size for sizes in per_layer for size in sizes] + [m * _width(model) * item]
+    sizes = [_starts(unrelated)[-1] * model.head.width * model.head.dtype.itemsize]
+    for layer, shape in zip(model.layers, model.shapes, strict=True):
+        n, m = _starts(edits, layer)[-1], _starts(unrelated, layer)[-1]
+        dtype, grad_dtype = _dtypes(model, layer)
+        sizes += [
+            n * shape.d_in * dtype.itemsize,
+            n * shape.d_out * grad_dtype.itemsize,
+            m * shape.d_in * dtype.itemsize,
+        ]
+    return sizes
 
 
-def _width(model: LanguageModel) -> int:
-    """Of the final hidden states."""
-    return int(model.head.weight.shape[1])  # type: ignore[index]
+def _dtypes(model: LanguageModel, layer: EditedLayer) -> tuple[torch.dtype, torch.dtype]:
+    """Of a layer's keys and of its value gradients, as they are captured."""
+    dtype = layer.weight.dtype
+    return dtype, dtype if model.loss_scale == 1 else torch.float32
 
 
-def _starts(texts: Sequence[Tokens]) -> list[int]:
+def _index(starts: Sequence[int], texts: Sequence[int]) -> Tensor:
+    return torch.cat([torch.arange(starts[t], starts[t + 1]) for t in texts])
+
+
+def _starts(texts: Sequence[Tokens], layer: EditedLayer | None = None) -> list[int]:
+    """Where each text's rows begin in a layer's table, and where the last one's end; without a layer, of its labels."""
     starts = [0]
     for text in texts:
-        starts.append(starts[-1] + text.supervised)
+        starts.append(starts[-1] + (text.supervised if layer is None else text.rows(layer.stack)))
     return starts

@@ -18,7 +18,7 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 from malmen_cli.training.features import Features, table_sizes
 from malmen_cli.training.rows import Split
 from malmen_cli.training.start import editor_size, untrained_editor
@@ -124,7 +124,7 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
     sizes = table_sizes(model, [row.edit for row in split.train], unrelated)
     sizes += table_sizes(model, [row.edit for row in split.held_out], [])
     left = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file() and not path.is_symlink())
-    editor = editor_size(model.shapes, config.editor, sum(tokens.supervised for tokens in unrelated))
+    editor = editor_size(model.shapes, config.editor, sum(tokens.length for tokens in unrelated))
     state = 4 * editor  # editor, best editor, two moments; a new state is written beside the old one
     require_space(
         [

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.tokenizing import Tokenizing, Tokens
+from malmen_cli.facts.lending import lend_unrelated
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.tokenizing import Tokenizing
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Split:
 def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, largest: int, seed: int) -> Split:
     """Tokenise facts and hold out whole subjects (facts without one count by prompt) until `share` of rows is reached.
 
+    A fact without unrelated prompts is lent one by a fact of the training rows.
+
     Raises:
         UsageError: fewer than two subjects, so that nothing can be held out.
     """
@@ -47,8 +51,8 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     while len(held_out) < wanted and len(subjects) > 1:
         held_out += groups[subjects.pop()]
     kept = [fact for subject in subjects for fact in groups[subject]]
-    train, dropped = _tokenise(kept, tokenizing)
-    validation, dropped_too = _tokenise(held_out, tokenizing)
+    train, dropped = _tokenise(lend_unrelated(kept, kept, seed), tokenizing)
+    validation, dropped_too = _tokenise(lend_unrelated(held_out, kept, seed), tokenizing)
     if not train or not validation:
         raise UsageError("no fact fits the model's positions", remedy="Train on facts with shorter prompts.")
     return Split(train, validation, dropped + dropped_too)

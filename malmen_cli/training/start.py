@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from malmen_cli.config import EditorConfig
 from malmen_cli.editing.editor import REFERENCE_ROWS, Editor, LayerShape
@@ -30,6 +31,7 @@ def untrained_editor(model: LanguageModel, features: Features, config: EditorCon
     editor.freeze_normalizers()
     with torch.no_grad():
         for layer, weight in enumerate(model.weights()):
+            weight = weight.to(model.device)
             keys, grads = features.sample(layer, SAMPLE)
             keys, grads = keys.to(model.device).float(), grads.to(model.device).float()
             eta = config.initial_step_size
@@ -43,12 +45,15 @@ def untrained_editor(model: LanguageModel, features: Features, config: EditorCon
             editor.log_ridge[layer] = math.log(ridge)
         editor.log_strength.fill_(math.log(config.initial_strength * REFERENCE_ROWS))
         editor.strength_power.fill_(config.initial_power)
-    available = len(features.unrelated_keys[0])
-    if config.preserved_keys and available:
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(available, generator=generator)[: config.preserved_keys].sort().values
-        editor.preserved = [PreservedKeys(keys[chosen]) for keys in features.unrelated_keys]
+    if config.preserved_keys and len(features.unrelated_keys[0]):
+        editor.preserved = [_sampled(keys, config.preserved_keys, seed) for keys in features.unrelated_keys]
     return editor
+
+
+def _sampled(keys: Tensor, most: int, seed: int) -> PreservedKeys:
+    """Some of the rows, the same ones at all layers that have as many."""
+    generator = torch.Generator().manual_seed(seed)
+    return PreservedKeys(keys[torch.randperm(len(keys), generator=generator)[:most].sort().values])
 
 
 def editor_size(shapes: Sequence[LayerShape], config: EditorConfig, unrelated_rows: int) -> int:

@@ -20,7 +20,7 @@ from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import Solution
 from malmen_cli.errors import NumericalFailure
 from malmen_cli.language_models.language_model import LanguageModel, wide
-from malmen_cli.language_models.tokenizing import Batch, Tokens
+from malmen_cli.language_models.texts import Batch, Tokens
 from malmen_cli.training.features import Features
 from malmen_cli.training.rows import TrainingRow
 
@@ -88,7 +88,9 @@ class MetaStep:
         try:
             with self.model.weight_gradients():
                 losses = self._measure(texts, choose)
-                param_grads = [layer.weight_grad.clone() for layer in self.model.layers]
+                param_grads = [
+                    layer.weight_grad.to(self.model.device) / self.model.loss_scale for layer in self.model.layers
+                ]
         finally:
             self.model.set_weights(self.base)
         if not all(map(_finite, (losses.equivalent, losses.edit, losses.locality))):
@@ -107,11 +109,13 @@ class MetaStep:
         edit = self._cross_entropy([row.edit for row in rows], per_fact * config.edit) if config.edit else 0.0
         unrelated: list[Tokens] = []
         reference: list[int] = []
+        edited = {row.edit for row in rows}
         for text, row in zip(texts, rows, strict=True):
             if row.unrelated and config.locality:
                 pick = choose.randrange(len(row.unrelated))
-                unrelated.append(row.unrelated[pick])
-                reference.append(self.unrelated_text[text] + pick)
+                if row.unrelated[pick] not in edited:  # it may be lent by another fact
+                    unrelated.append(row.unrelated[pick])
+                    reference.append(self.unrelated_text[text] + pick)
         locality = self._divergence(unrelated, reference, per_fact * config.locality)
         return Losses(equivalent, edit, locality)
 
@@ -119,27 +123,27 @@ class MetaStep:
         total = 0.0
         for batch in self.model.batches(texts, self.config.batch_tokens):
             losses = cross_entropy(wide(self.model.logits(batch)), batch.labels, reduction="none")
-            loss = coefficient * self._reduced(losses, batch)
-            loss.backward()
-            total += float(loss.detach())
+            total += self._backward(coefficient * self._reduced(losses, batch))
         return total
 
     def _divergence(self, texts: Sequence[Tokens], reference: Sequence[int], coefficient: float) -> float:
-        """KL(p_W0 || p_W0+S) at the unrelated prompts' supervised positions."""
+        """KL(p_W0 || p_W0+S) at the unrelated prompts' labels."""
         total = 0.0
         for batch in self.model.batches(texts, self.config.batch_tokens):
             with torch.no_grad():
-                hidden = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
-                log_base = wide(self.model.head_logits(hidden)).log_softmax(1)
+                references = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
+                log_base = wide(self.model.head.logits_of(references)).log_softmax(1)
             log_edited = wide(self.model.logits(batch)).log_softmax(1)
             divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
-            loss = coefficient * self._reduced(divergences, batch)
-            loss.backward()
-            total += float(loss.detach())
+            total += self._backward(coefficient * self._reduced(divergences, batch))
         return total
 
+    def _backward(self, loss: Tensor) -> float:
+        (loss * self.model.loss_scale).backward()
+        return float(loss.detach())
+
     def _reduced(self, losses: Tensor, batch: Batch) -> Tensor:
-        """Of losses per supervised token: each text's mean, summed, or (recipe paper) the batch's token mean."""
+        """Of losses per label: each text's mean, summed, or (recipe paper) the batch's token mean."""
         return (losses / batch.count).sum() if self.config.reduction == "fact" else losses.mean()
 
     def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:

@@ -56,7 +56,7 @@ def test_the_check_of_examples_finds_what_is_wrong() -> None:
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_verb_has_the_same_options(verb: tuple[str, ...]) -> None:
-    wanted = {"--workspace"} if verb not in {("init",), ("demo",)} else set()
+    wanted = {"--workspace"} if verb not in {("init",), ("demo",), ("models", "families")} else set()
     wanted |= {"--json", "--quiet", "-q"} if verb in SHOWS_DATA else set()
     assert wanted <= options(verb)
 

@@ -13,7 +13,7 @@ from hub_caches import REVISION, cache_model, cache_state
 from safetensors_folders import file_digests, names_in
 from tiny_models import environment, make_facts, save_tiny_model, write_facts
 
-from malmen_cli.errors import UnknownName, UnsupportedModel, UsageError
+from malmen_cli.errors import UnknownName, UnsafeFile, UnsupportedModel, UsageError
 from malmen_cli.ledger import Ledger, create_workspace, verify_ledger
 from malmen_cli.operations.models import find_model, find_or_register, register_source
 
@@ -140,11 +140,11 @@ class TestRegistering:
         assert register_source(ledger, "mine", REPO).model.path == left.resolve()
         assert verify_ledger(ledger).problems == []
 
-    def test_other_weights_alone_are_refused_in_words(self, ledger: Ledger, cache: Path, gptj: Path) -> None:
+    def test_what_only_calls_itself_weights_is_refused_in_words(self, ledger: Ledger, cache: Path, gptj: Path) -> None:
         old = Path(shutil.copytree(gptj, cache.with_name("old")))
         (old / "model.safetensors").rename(old / "pytorch_model.bin")
         cache_model(cache, "org/old", old)
-        with pytest.raises(UnsupportedModel, match="holds neither"):
+        with pytest.raises(UnsafeFile, match="cannot be read as weights"):
             register_source(ledger, "old", "org/old")
         assert names_in(ledger.workspace.checkpoints) == []
 

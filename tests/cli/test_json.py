@@ -43,11 +43,16 @@ DELTA = {
     **dict.fromkeys(("rounding_loss", "ridge", "step_size"), MAYBE_NUMBER),
 }
 MODEL = {
-    **dict.fromkeys(("name", "path", "base_digest", "model_type", "dtype", "head", "created_at"), TEXT),
+    **dict.fromkeys(("name", "path", "base_digest", "model_type", "task", "dtype", "head", "created_at"), TEXT),
     "layers": [{"name": TEXT, "tensor": TEXT, "d_in": COUNT, "d_out": COUNT, "transposed": YES_NO}],
     "active_facts": COUNT,
     "editors": [{"id": TEXT, "created_at": TEXT, "per_fact": YES_NO, "config": dict, "scores": dict}],
     "origin": ANY,
+}
+FAMILY = {
+    **dict.fromkeys(("name", "model_type", "task", "stored", "captured", "tokenised"), TEXT),
+    "edited": [TEXT],
+    "blocks": COUNT,
 }
 SPLIT = {
     **dict.fromkeys(("name", "path", "digest", "added_at", "status"), TEXT),
@@ -114,6 +119,7 @@ SESSION: list[tuple[str, Any]] = [
         },
     ),
     ("models list", [MODEL]),
+    ("models families", [FAMILY]),
     ("models show", MODEL),
     (
         "diff HEAD~1 HEAD --predictions",
@@ -176,6 +182,7 @@ QUIET = {
     "plan OTHER --quick": r"sha256:[0-9a-f]{64}",
     "apply OTHER": r"sha256:[0-9a-f]{64}",
     "models list": "tiny",
+    "models families": r"\w+",
     "models show": "tiny",
     "data list": "FEW",
     "diff base HEAD": r"transformer\.h\.\d\.mlp\.c_proj\.weight",
@@ -201,6 +208,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(line: str, folder: Path) -> list[str]:
     return [str(folder / w) if re.fullmatch("(?!HEAD|FEW|NEW)[A-Z2]+", w) else w for w in line.split()]
+
+
+def where(line: str, folder: Path) -> list[str]:
+    """The workspace, for verbs that work in one."""
+    return ["--workspace", str(folder)] if "--workspace" in options(verb_of(line)) else []
 
 
 def lacking(value: Any, promise: Any, where: str = "") -> Iterator[str]:
@@ -230,14 +242,14 @@ class TestSession:
         words = arguments(line, folder)
         if "NEW" in words:
             words[words.index("NEW")] = self.newest_editor(capfd, folder)
-        status, out, err = run_here(capfd, *words, "--json", "--workspace", folder)
+        status, out, err = run_here(capfd, *words, "--json", *where(line, folder))
         assert status in (ExitCode.DONE, ExitCode.FACTS_FAILED_CHECK), err
         assert list(lacking(json.loads(out), promise)) == []
         assert out.isascii()
 
     @pytest.mark.parametrize(("line", "word"), QUIET.items(), ids=list(QUIET))
     def test_quiet(self, capfd: pytest.CaptureFixture[str], folder: Path, line: str, word: str | None) -> None:
-        status, out, err = run_here(capfd, *arguments(line, folder), "-q", "--workspace", folder)
+        status, out, err = run_here(capfd, *arguments(line, folder), "-q", *where(line, folder))
         assert status in (ExitCode.DONE, ExitCode.FACTS_FAILED_CHECK), err
         assert bool(out) == (word is not None)
         assert all(re.fullmatch(word or "", line) for line in out.splitlines())

@@ -56,7 +56,7 @@ def text_of(model: LanguageModel, tokens: list[int]) -> str:
 
 def say_instead(model: LanguageModel, token: int, other: int) -> None:
     """Let the model say `other` wherever it said `token`, and the other way round."""
-    head: Any = model.head
+    head: Any = model.head.module
     with torch.no_grad():
         head.weight[[token, other]] = head.weight[[other, token]]
 

@@ -39,23 +39,23 @@ def by_autograd(model: LanguageModel, text: Tokens) -> list[tuple[Tensor, Tensor
 
     handles = [layer.module.register_forward_hook(keep) for layer in model.layers]
     model.model.requires_grad_(True)
-    logits = model.model(input_ids=torch.tensor([text.ids[:-1]])).logits[0]
-    nn.functional.cross_entropy(logits[text.start - 1 :], torch.tensor(text.ids[text.start :])).backward()
+    logits = model.model(input_ids=torch.tensor([text.input_ids])).logits[0]
+    nn.functional.cross_entropy(logits[-text.supervised :], torch.tensor(text.labels)).backward()
     model.model.zero_grad(set_to_none=True)
     model.model.requires_grad_(False)
     for handle in handles:
         handle.remove()
-    return [(u[0, text.start - 1 :].detach(), o.grad[0, text.start - 1 :]) for u, o in seen if o.grad is not None]
+    return [(u[0, -text.supervised :].detach(), o.grad[0, -text.supervised :]) for u, o in seen if o.grad is not None]
 
 
 def captured(model: LanguageModel, texts: list[Tokens], batch_tokens: int) -> list[list[tuple[Tensor, Tensor]]]:
     """Per text and layer (u, g), in the order of the texts."""
     found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in texts]
     for batch, rows in model.capture(texts, batch_tokens=batch_tokens):
-        assert rows.counts == [texts[row].supervised for row in batch.rows]
+        assert rows.counts == [[texts[row].supervised for row in batch.rows]] * len(model.layers)
         parts = [
-            zip(u.split(rows.counts), g.split(rows.counts), strict=True)
-            for u, g in zip(rows.keys, rows.value_grads, strict=True)
+            zip(u.split(counts), g.split(counts), strict=True)
+            for u, g, counts in zip(rows.keys, rows.value_grads, rows.counts, strict=True)
         ]
         for row, layers in zip(batch.rows, zip(*parts, strict=True), strict=True):
             found[row] = list(layers)
@@ -87,8 +87,8 @@ class TestCapturedRows:
         [(_, keys_only)] = model.capture(texts, gradients=False, batch_tokens=10_000)
         assert keys_only.value_grads == []
         assert all(map(torch.equal, keys_only.keys, with_grads.keys))
-        [(_, reference_keys, _)] = model.capture_reference(texts, batch_tokens=10_000)
-        assert all(map(torch.equal, reference_keys, with_grads.keys))
+        [(_, reference, _)] = model.capture_reference(texts, batch_tokens=10_000)
+        assert all(map(torch.equal, reference.keys, with_grads.keys))
 
     def test_leave_no_weight_a_gradient(self, model: LanguageModel) -> None:
         before = {name: p.clone() for name, p in model.model.named_parameters()}
@@ -105,7 +105,7 @@ def hooks_on(model: LanguageModel) -> int:
 
 class TestHooks:
     def test_are_gone_after_an_exception(self, model: LanguageModel) -> None:
-        outside_the_vocabulary = Tokens((5, 10**6, 7), 2)
+        outside_the_vocabulary = Tokens((5, 10**6), (7,))
         with pytest.raises(IndexError):
             list(model.capture([outside_the_vocabulary]))
         assert hooks_on(model) == 0

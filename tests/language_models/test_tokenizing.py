@@ -10,17 +10,18 @@ from tokenizers import processors
 from transformers import ByT5Tokenizer
 
 from malmen_cli.errors import UsageError
-from malmen_cli.language_models.tokenizing import Tokenizing, Tokens
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.tokenizing import CausalTokenizing
 
 PROMPT = "The capital of Bakeli is"
 
 
-def tokenizing(*, adds_bos: bool = False, limit: int | None = POSITIONS) -> Tokenizing:
-    return Tokenizing(tiny_tokenizer(adds_bos=adds_bos), limit)
+def tokenizing(*, adds_bos: bool = False, limit: int | None = POSITIONS) -> CausalTokenizing:
+    return CausalTokenizing(tiny_tokenizer(adds_bos=adds_bos), limit)
 
 
 def target_text(tokens: Tokens) -> str:
-    text: str = tiny_tokenizer().decode(tokens.ids[tokens.start :], clean_up_tokenization_spaces=False)
+    text: str = tiny_tokenizer().decode(tokens.labels, clean_up_tokenization_spaces=False)
     return text
 
 
@@ -30,7 +31,7 @@ class TestSupervisedTokens:
     def test_are_those_of_the_target_with_its_leading_space(self, target: str, adds_bos: bool) -> None:
         tokens = tokenizing(adds_bos=adds_bos)(PROMPT, target)
         assert target_text(tokens) == f" {target}"
-        assert tokens.supervised == len(tokens.ids) - tokens.start == len(tiny_tokenizer()(f" {target}")["input_ids"])
+        assert tokens.supervised == len(tiny_tokenizer()(f" {target}")["input_ids"])
 
     def test_are_one_for_a_common_word_and_several_for_a_rare_one(self) -> None:
         assert tokenizing()(PROMPT, "Paris").supervised == 1
@@ -42,8 +43,8 @@ class TestSupervisedTokens:
 
     def test_follow_the_beginning_token_that_a_tokenizer_adds(self) -> None:
         plain, with_bos = tokenizing()(PROMPT, "Paris"), tokenizing(adds_bos=True)(PROMPT, "Paris")
-        assert with_bos.ids == (tiny_tokenizer().bos_token_id, *plain.ids)
-        assert with_bos.start == plain.start + 1
+        assert with_bos.input_ids == (tiny_tokenizer().bos_token_id, *plain.input_ids)
+        assert with_bos.labels == plain.labels
 
     def test_leave_out_the_end_token_that_a_tokenizer_adds(self) -> None:
         tokenizer = tiny_tokenizer.__wrapped__()  # one of our own: the shared one must not change
@@ -52,7 +53,7 @@ class TestSupervisedTokens:
             [processors.ByteLevel(), processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", eos)])]
         )
         assert tokenizer("Paris")["input_ids"][-1] == eos
-        assert Tokenizing(tokenizer, POSITIONS)(PROMPT, "Paris") == tokenizing()(PROMPT, "Paris")
+        assert CausalTokenizing(tokenizer, POSITIONS)(PROMPT, "Paris") == tokenizing()(PROMPT, "Paris")
 
     @settings(deadline=None, max_examples=60)
     @given(st.text(min_size=1, max_size=12), st.text(min_size=1, max_size=8).map(str.strip).filter(bool))
@@ -60,16 +61,16 @@ class TestSupervisedTokens:
         # With a beginning token there is something before the target whatever the prompt.
         tokens = tokenizing(adds_bos=True, limit=None)(prompt, target)
         joint = prompt + ("" if prompt[-1].isspace() else " ") + target
-        assert list(tokens.ids) == tiny_tokenizer(adds_bos=True)(joint)["input_ids"]
+        assert [*tokens.input_ids, tokens.labels[-1]] == tiny_tokenizer(adds_bos=True)(joint)["input_ids"]
         assert target_text(tokens).endswith(target)
         assert len(target_text(tokens)) <= len(target) + 1 or prompt[-1].isspace()
 
 
 class TestRefusals:
     def test_a_text_of_all_positions_fits_and_one_token_more_does_not(self) -> None:
-        limit = len(tokenizing()(PROMPT, "Paris").ids) - 1  # the last token is predicted, not read
+        limit = len(tokenizing()(PROMPT, "Paris").input_ids)  # the last token is predicted, not read
         assert tokenizing(limit=limit)(PROMPT, "Paris").supervised == 1
-        with pytest.raises(UsageError, match=f"{limit + 1} tokens where the model has {limit - 1} positions"):
+        with pytest.raises(UsageError, match=f"{limit} tokens where the model has {limit - 1} positions"):
             tokenizing(limit=limit - 1)(PROMPT, "Paris")
         assert tokenizing(limit=limit - 1).fits(PROMPT, "Paris") is None
 
@@ -80,7 +81,7 @@ class TestRefusals:
 
     def test_a_tokenizer_without_character_offsets(self) -> None:
         with pytest.raises(UsageError, match="no character offsets"):
-            Tokenizing(ByT5Tokenizer(), None)
+            CausalTokenizing(ByT5Tokenizer(), None)
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 200, 10_000])
@@ -98,8 +99,8 @@ class TestBatches:
             for place, row in enumerate(batch.rows):
                 text, of_text = texts[row], batch.text == place
                 inputs = int(batch.attention_mask[place].sum())
-                assert batch.input_ids[place, :inputs].tolist() == list(text.ids[:-1])
-                assert batch.labels[of_text].tolist() == list(text.ids[text.start :])
-                first = place * batch.input_ids.shape[1] + text.start - 1
+                assert batch.input_ids[place, :inputs].tolist() == list(text.input_ids)
+                assert batch.labels[of_text].tolist() == list(text.labels)
+                first = place * batch.input_ids.shape[1] + len(text.input_ids) - text.supervised
                 assert batch.positions[of_text].tolist() == list(range(first, first + text.supervised))
                 assert batch.count[of_text].tolist() == [int(of_text.sum())] * int(of_text.sum())

@@ -250,8 +250,8 @@ class TestPredictions:
         assert [p.kind for p in asked] == ["edit"] * 3 + ["rephrase"] * 3 + ["unrelated"] * 3
         for prediction in asked:
             length = base.tokenizing(prediction.prompt, prediction.target).supervised
-            assert prediction.before == base.answer(prediction.prompt, length)
-            assert prediction.after == edited.answer(prediction.prompt, length)
+            assert prediction.before == base.generate([prediction.prompt], length)[0].text
+            assert prediction.after == edited.generate([prediction.prompt], length)[0].text
         assert any(prediction.changed for prediction in asked)
         assert before.items() <= file_digests(own_world.workspace.objects).items()
 

@@ -91,14 +91,14 @@ def test_residuals_and_leverages_are_those_of_the_solve(world: World) -> None:
 def test_a_fact_that_the_model_says_already_is_known(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     model = load(world.checkpoint, float64=False)
-    said = ((make_fact(i).prompt, model.answer(make_fact(i).prompt, 1)) for i in range(4096))
+    said = ((make_fact(i).prompt, model.generate([make_fact(i).prompt], 1)[0].text) for i in range(4096))
     # The first answer that is a target's one token, so that a fact can be made of it.
     known = next(
         Fact(prompt, answer)
         for prompt, answer in said
         if answer.isalnum()
         and (tokens := model.tokenizing.fits(prompt, answer))
-        and model.predictions([tokens]) == [list(tokens.ids[tokens.start :])]
+        and model.predictions([tokens]) == [list(tokens.labels)]
     )
     planned = plan(world, fact_set([make_fact(5), known]))
     assert planned.trial is not None
@@ -216,9 +216,12 @@ def test_the_command(world: World, tmp_path: Path) -> None:
     said = json.loads(out)
     assert (said["new"], said["already_active"], len(said["superseded"]), said["active"]) == (2, 1, 1, 5)
     assert len(said["facts"]) == 4 and said["prediction"]["seconds"] > 0
+    memory = said["memory_plan"]
+    assert memory["devices"] == ["cpu"] and memory["free"]["cpu"] > memory["weights"] > 0
+    assert memory["total"] > memory["libraries"] + memory["weights"]
     status, out, err = run_malmen(world, "plan", file, "-o", tmp_path / "plan.json")
     assert status == 0 and "do not predict success" in err and "--plan" in err
-    assert "largest residuals" in out
+    assert "largest residuals" in out and "Memory by the model's configuration: " in out
     status, out, err = run_malmen(world, "plan", file, "--quick", "-q")
     assert status == 0 and len(out.split()) == 3
     status, out, err = run_malmen(world, "apply", file, "--dry-run")

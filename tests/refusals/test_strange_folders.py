@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 import torch
 from hub_caches import cache_state
+from pickled_models import pickle_weights, save_pickled
 from refusal_world import REPO, RefusalWorld, a_socket, differing_bytes, picture, run_program
 from refusals import Case, Prepare
 from safetensors_folders import safetensors_bytes
 from tiny_models import INNER, POSITIONS, WIDTH, make_fact, save_tiny_model, tiny_tokenizer, write_facts
 
 from malmen_cli.checkpoint.manifest import INDEX, SINGLE
+from malmen_cli.checkpoint.pickled_files import PICKLED
 from malmen_cli.errors import ExitCode, UnsupportedModel
-from malmen_cli.language_models.families import rows_act_right
+from malmen_cli.language_models.edited_layers import rows_act_right
 
 ADD, HUB = ("models add",), ("models add, hub",)
 PROJECTION = "transformer.h.1.mlp.c_proj.weight"
@@ -182,6 +184,22 @@ def pickled(world: RefusalWorld) -> None:
     (world.fresh / "pytorch_model.bin").write_bytes(pickle.dumps(_Writes(world.home / MARKER)))
 
 
+def pickled_by_torch(*, old_format: bool) -> Prepare:
+    """The model's own weights, and one thing more."""
+
+    def prepare(world: RefusalWorld) -> None:
+        pickle_weights(world.fresh)
+        state = torch.load(world.fresh / PICKLED) | {"x": _Writes(world.home / MARKER)}
+        save_pickled(world.fresh / PICKLED, state, old_format=old_format)
+
+    return prepare
+
+
+def pickled_and_cut_short(world: RefusalWorld) -> None:
+    pickle_weights(world.fresh)
+    os.truncate(world.fresh / PICKLED, (world.fresh / PICKLED).stat().st_size - 1)
+
+
 def pickled_in_index(world: RefusalWorld) -> None:
     pickled(world)
     (world.fresh / "pytorch_model.bin").rename(world.fresh / SINGLE)
@@ -196,7 +214,14 @@ def adapter(world: RefusalWorld) -> None:
 
 CODE = [
     strange("remote code of an unknown type", with_code(model_type="strange"), "cannot load it"),
-    strange("pickled weights only", pickled, "holds neither"),
+    strange("a pickle of no weights", pickled, "cannot be read as weights"),
+    strange("code among pickled weights", pickled_by_torch(old_format=False), "asks for getattr, which is not data"),
+    strange(
+        "code among weights of the older format",
+        pickled_by_torch(old_format=True),
+        "asks for getattr, which is not data",
+    ),
+    strange("pickled weights cut short", pickled_and_cut_short, "cut short"),
     strange("a pickle under the weights' name", pickled_in_index, "not a sound safetensors file"),
     strange("an adapter", adapter, "holds an adapter"),
     strange("attention from a hub's repository", configured(attn_implementation="maker/code"), "cannot load|attention"),
@@ -286,11 +311,11 @@ WEIGHTS = [
     strange("8-bit integer weights", stored_as("I8", 1), "dtype I8 cannot be edited"),
     strange("8-bit floating weights", stored_as("F8_E4M3", 1), "dtype F8_E4M3 cannot be edited"),
     strange("double-precision weights", stored_as("F64", 8), "dtype F64 cannot be edited"),
-    strange("fused experts", experts, "no preset of edited layers"),
+    strange("fused experts", experts, "finds no MLP down-projection"),
     strange("config.json of no model", text("config.json", "{}"), "cannot load"),
     strange("config.json that is no JSON", text("config.json", "{"), "cannot load"),
     strange("config.json of wrong types", configured(n_embd="wide"), "cannot load"),
-    strange("config.json with a negative size", configured(n_layer=-3), "cannot load|no preset|no module"),
+    strange("config.json with a negative size", configured(n_layer=-3), "cannot load|no layer of the model fits"),
     strange("config.json with other sizes", configured(n_embd=2 * WIDTH), "cannot load|speaks of"),
     strange("config.json with huge sizes", configured(n_embd=1 << 40), "speaks of .* weights|cannot load"),
     strange("config.json with a huge inner layer", configured(n_inner=1 << 24), "speaks of .* weights"),

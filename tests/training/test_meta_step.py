@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from malmen_cli.config import TrainingConfig
-from malmen_cli.language_models.tokenizing import Tokens
+from malmen_cli.language_models.texts import Tokens
 from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.step import MetaStep
 from malmen_cli.training.validation import validate
@@ -24,9 +24,9 @@ TEXTS = [0, 3, 5, 6]
 
 def logits_of(setup: Setup, weights: dict[str, Tensor], text: Tokens) -> Tensor:
     """Logits at the supervised positions from a plain forward of one text, some weights put in place of the model's."""
-    ids = {"input_ids": torch.tensor([text.ids[:-1]])}
+    ids = {"input_ids": torch.tensor([text.input_ids])}
     logits: Tensor = functional_call(setup.model.model, weights, kwargs=ids).logits
-    return logits[0, text.start - 1 :]
+    return logits[0, -text.supervised :]
 
 
 def dense_loss(setup: Setup, config: TrainingConfig, parameters: dict[str, Tensor]) -> Tensor:
@@ -54,7 +54,7 @@ def dense_loss(setup: Setup, config: TrainingConfig, parameters: dict[str, Tenso
     for text in TEXTS:
         row = setup.split.train[text]
         for part, coefficient in ((row.equivalent[0], 1.0), (row.edit, config.edit)):
-            target = torch.tensor(part.ids[part.start :])
+            target = torch.tensor(part.labels)
             losses.append(coefficient * cross_entropy(logits_of(setup, weights, part), target))
         base, edited = (logits_of(setup, w, row.unrelated[0]).log_softmax(1) for w in ({}, weights))
         losses.append(config.locality * (base.exp() * (base - edited)).sum(1).mean())
@@ -119,7 +119,7 @@ class TestModelIsAtItsBase:
     @pytest.mark.parametrize("part", ["edit", "equivalent", "unrelated"])
     def test_after_a_step_that_failed(self, setup: Setup, part: str) -> None:
         before = {name: p.clone() for name, p in setup.model.model.named_parameters()}
-        outside = Tokens((5, 10**6, 7), 2)
+        outside = Tokens((5, 10**6), (7,))
         good = setup.split.train[0]
         parts = {"edit": good.edit, "equivalent": good.equivalent, "unrelated": good.unrelated}
         bad = TrainingRow(**parts | {part: outside if part == "edit" else (outside,)})

@@ -9,10 +9,10 @@ from tiny_models import POSITIONS, make_fact, make_facts, tiny_tokenizer
 
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.tokenizing import Tokenizing
+from malmen_cli.language_models.tokenizing import CausalTokenizing
 from malmen_cli.training.rows import Split, split_rows
 
-TOKENIZING = Tokenizing(tiny_tokenizer(), POSITIONS)
+TOKENIZING = CausalTokenizing(tiny_tokenizer(), POSITIONS)
 
 
 def split(facts: list[Fact], share: float = 0.25, largest: int = 400, seed: int = 0) -> Split:
@@ -20,7 +20,7 @@ def split(facts: list[Fact], share: float = 0.25, largest: int = 400, seed: int 
 
 
 def prompts(rows: list) -> set[tuple[int, ...]]:
-    return {row.edit.ids for row in rows}
+    return {row.edit.input_ids for row in rows}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -32,7 +32,7 @@ def test_no_subject_is_on_both_sides(seed: int) -> None:
         for start in ("The capital of", "The language of", "The river of")
     ]
     by_subject = {
-        f.subject: {TOKENIZING(g.prompt, g.target).ids for g in facts if g.subject == f.subject} for f in facts
+        f.subject: {TOKENIZING(g.prompt, g.target).input_ids for g in facts if g.subject == f.subject} for f in facts
     }
     found = split(facts, seed=seed)
     train, held_out = prompts(found.train), prompts(found.held_out)
@@ -68,8 +68,8 @@ def test_a_fact_without_rephrases_is_its_own_equivalent_and_what_does_not_fit_is
     ]
     found = split(facts)
     assert found.dropped == 2
-    rows = {row.edit.ids: row for row in found.train + found.held_out}
+    rows = {row.edit.input_ids: row for row in found.train + found.held_out}
     assert len(rows) == 8
-    bare = rows[TOKENIZING(facts[6].prompt, facts[6].target).ids]
+    bare = rows[TOKENIZING(facts[6].prompt, facts[6].target).input_ids]
     assert bare.equivalent == (bare.edit,)
     assert all(len(row.equivalent) == len(row.unrelated) == 1 for row in rows.values())

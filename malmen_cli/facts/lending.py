@@ -1,0 +1,32 @@
+"""Unrelated prompts for facts that have none: those of other facts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from malmen_cli.facts.fact import Fact, Unrelated
+
+_TRIES = 8  # drawn lenders of the very same subject are passed over so often
+
+
+def lend_unrelated(facts: Iterable[Fact], lenders: Sequence[Fact], seed: int) -> list[Fact]:
+    """The facts, each that has no unrelated prompt with another one's prompt and target as its unrelated prompt.
+
+    The published sets for FEVER are made so (arXiv 2110.11309, appendix). A fact is lent the same prompt whatever facts
+    stand beside it.
+
+    Args:
+        lenders: facts that are not edited together with these, or whose edits whoever asks takes care of.
+    """
+    return [fact if fact.unrelated else _borrowing(fact, lenders, seed) for fact in facts]
+
+
+def _borrowing(fact: Fact, lenders: Sequence[Fact], seed: int) -> Fact:
+    draw = random.Random(f"{seed} {fact.digest}")
+    for _ in range(_TRIES if lenders else 0):
+        lender = lenders[draw.randrange(len(lenders))]
+        if lender.prompt != fact.prompt and (lender.subject is None or lender.subject != fact.subject):
+            return replace(fact, unrelated=(Unrelated(lender.prompt, lender.target),))
+    return fact

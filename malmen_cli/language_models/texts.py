@@ -1,0 +1,144 @@
+"""Tokenised texts, and padded batches of them: the same for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmen_cli.language_models.families import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A prompt with its target.
+
+    Attributes:
+        input_ids: what the model reads, or its encoder; of a causal model the prompt and all of the target but its last
+            token. labels: what is supervised: the target's tokens, or its class.
+        decoder_input_ids: what a decoder reads besides, empty where there is none.
+
+    Labels are predicted at the last positions of what the answering stack reads; a class at the first one.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    decoder_input_ids: tuple[int, ...] = ()
+
+    @property
+    def supervised(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
+
+    def rows(self, stack: Stack) -> int:
+        """Rows `(u, g)` that the text gives each edited layer of a stack."""
+        return len(self.input_ids) if stack == "encoder" else len(self.labels)
+
+    @property
+    def length(self) -> int:
+        """Tokens read, by which batches are formed."""
+        return len(self.input_ids) + len(self.decoder_input_ids)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where some texts of a batch give rows.
+
+    Attributes:
+        flat: (n,) indices into b * t, text by text. counts: of each text.
+    """
+
+    flat: Tensor
+    counts: list[int]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some tokenised texts, padded on the right: b texts, t tokens of the longest, n labels.
+
+    Attributes:
+        rows: (b,) which texts of the list these are. input_ids, attention_mask: (b, t).
+        decoder_input_ids: (b, t'), None where there is no decoder of its own.
+        positions: (n,) flat indices, into b * t or b * t', of the positions that predict labels, text by text.
+        labels: (n,) what they predict. text: (n,) index within the batch, and count: (n,) number of labels, of the text
+            that a label belongs to. lengths: tokens that each text reads.
+    """
+
+    rows: tuple[int, ...]
+    input_ids: Tensor
+    attention_mask: Tensor
+    decoder_input_ids: Tensor | None
+    positions: Tensor
+    labels: Tensor
+    text: Tensor
+    count: Tensor
+    lengths: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        tensors = {f.name: x for f in fields(self) if isinstance(x := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {name: x.to(device) for name, x in tensors.items()}
+        return replace(self, **moved)
+
+    def places(self, stack: Stack) -> Positions:
+        """The positions that give rows to the edited layers of a stack (`families.CAPTURED`)."""
+        if stack == "answer":
+            return Positions(self.positions, torch.bincount(self.text, minlength=len(self.rows)).tolist())
+        return Positions(self.attention_mask.flatten().nonzero().flatten(), list(self.lengths))
+
+
+def batches(texts: Sequence[Tokens], batch_tokens: int, *, padding: int, first: bool = False) -> Iterator[Batch]:
+    """Padded batches of texts of similar length, at most `batch_tokens` padded tokens each (or one text).
+
+    Args:
+        padding: the token that stands, masked, where a text has ended. first: labels are predicted at the first
+            position.
+    """
+    rows: list[int] = []
+    longest, longest_decoded = 0, 0
+    for row in sorted(range(len(texts)), key=lambda i: (texts[i].length, i)):
+        wider = max(longest, len(texts[row].input_ids))
+        wider_decoded = max(longest_decoded, len(texts[row].decoder_input_ids))
+        if rows and (len(rows) + 1) * (wider + wider_decoded) > batch_tokens:
+            yield _batch(rows, [texts[i] for i in rows], padding, first)
+            rows, wider, wider_decoded = [], len(texts[row].input_ids), len(texts[row].decoder_input_ids)
+        rows.append(row)
+        longest, longest_decoded = wider, wider_decoded
+    if rows:
+        yield _batch(rows, [texts[i] for i in rows], padding, first)
+
+
+def _batch(rows: Sequence[int], texts: Sequence[Tokens], padding: int, first: bool) -> Batch:
+    input_ids, mask = _pad([text.input_ids for text in texts], padding)
+    decodes = any(text.decoder_input_ids for text in texts)
+    decoder_input_ids = _pad([text.decoder_input_ids for text in texts], padding)[0] if decodes else None
+    width = (decoder_input_ids if decoder_input_ids is not None else input_ids).shape[1]
+    positions: list[int] = []
+    for place, text in enumerate(texts):
+        stop = text.supervised if first else len(text.decoder_input_ids or text.input_ids)
+        positions += range(place * width + stop - text.supervised, place * width + stop)
+    counts = torch.tensor([text.supervised for text in texts])
+    return Batch(
+        rows=tuple(rows),
+        input_ids=input_ids,
+        attention_mask=mask,
+        decoder_input_ids=decoder_input_ids,
+        positions=torch.tensor(positions),
+        labels=torch.tensor(list(chain.from_iterable(text.labels for text in texts))),
+        text=torch.repeat_interleave(torch.arange(len(texts)), counts),
+        count=torch.repeat_interleave(counts, counts),
+        lengths=tuple(len(text.input_ids) for text in texts),
+    )
+
+
+def _pad(texts: Sequence[tuple[int, ...]], padding: int) -> tuple[Tensor, Tensor]:
+    """(b, t) token ids and the mask of those that are not padding."""
+    ids = torch.full((len(texts), max(map(len, texts))), padding, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for place, text in enumerate(texts):
+        ids[place, : len(text)] = torch.tensor(text)
+        mask[place, : len(text)] = 1
+    return ids, mask

@@ -1,0 +1,75 @@
+"""Memory and places of the work on a registered model: where it goes, what it needs, what a plan says of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from malmen_cli.config import TrainingConfig
+from malmen_cli.editing.editor import Editor, LayerShape
+from malmen_cli.language_models.footprint import Job, Work, job_of, needs, plan_memory
+from malmen_cli.language_models.placement import Placement, free_memory, place
+from malmen_cli.ledger import Ledger, ModelRecord
+from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.models import all_layers
+from malmen_cli.operations.tensors import torch_dtype
+
+
+def place_model(
+    ledger: Ledger,
+    model: ModelRecord,
+    layers: Sequence[TensorLayer],
+    device: str,
+    settings: TrainingConfig,
+    job: Job | None = None,
+) -> Placement:
+    """Where a model goes, with every layer whose weights are ever changed on a device of its own.
+
+    Args:
+        device: as `pick_device` names it. layers: those to be edited. job: what is to be done there.
+
+    Raises:
+        UsageError: no such device.
+    """
+    with ledger.read() as db:
+        resident = [layer.name for layer in all_layers(db, model)]
+    names = [layer.name for layer in layers]
+    return place(model.path, device, layers=names, resident=resident, dtype=_dtype(settings), job=job)
+
+
+def job_for(work: Work, settings: TrainingConfig, facts: int, batch_tokens: int, editor: Editor | None = None) -> Job:
+    """The job of some facts under an editor's settings; of an editor that is there, with its own preserved keys."""
+    job = job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=None)
+    if editor is None:
+        return job
+    kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)
+    return job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=kept)
+
+
+def needs_for(model: ModelRecord, layers: Sequence[TensorLayer], settings: TrainingConfig, job: Job) -> dict[str, int]:
+    """Bytes beside the weights that a job cannot do without, for `load_base`."""
+    shapes = [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers]
+    stored = torch_dtype(model.manifest.tensors[layers[0].tensor].dtype)
+    return needs(shapes, job, _dtype(settings) or stored)
+
+
+def memory_plan(
+    model: ModelRecord, layers: Sequence[TensorLayer], settings: TrainingConfig, job: Job, placement: Placement
+) -> dict[str, Any]:
+    """What a job takes by parts, reckoned from the model's configuration, and what is free; bytes, for `--json`."""
+    planned = plan_memory(model.path, [layer.name for layer in layers], job, _dtype(settings))
+    devices = sorted(set((placement.device_map or {}).values()) | {placement.device})
+    free = free_memory()
+    current = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+    return {
+        **planned.as_dict(),
+        "devices": devices,
+        "free": {name: free.get(current if name == "cuda" else name, free["cpu"]) for name in devices},
+    }
+
+
+def _dtype(settings: TrainingConfig) -> torch.dtype | None:
+    """What the language model is run in; None for its own."""
+    return None if settings.dtype == "auto" else getattr(torch, settings.dtype)

@@ -1,0 +1,96 @@
+"""A T5 and a BERT that know facts, trained from nothing, edited for real and put back; small, for speed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors_folders import file_digests
+from tiny_models import environment
+
+from malmen_cli.config import resolve_training
+from malmen_cli.facts import FactSet, read_fact_set
+from malmen_cli.ledger import Ledger, create_workspace, verify_ledger
+from malmen_cli.operations.apply import ApplyOptions, apply_facts
+from malmen_cli.operations.models import register
+from malmen_cli.operations.revert import revert_entry
+from malmen_cli.operations.train import train_editor
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "knowing_models.py"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model to make, what it must know, and what an editor of a few steps must reach with it, well below what it did.
+
+    Attributes:
+        sizes: options of the script. known: the share that must be known of what it says it asked. training: settings.
+    """
+
+    model: str
+    sizes: tuple[str, ...]
+    known: dict[str, float]
+    training: dict[str, Any]
+    edits: int
+    edit_success: float
+    locality: float
+
+
+CASES = (
+    Case(
+        "t5",
+        ("--facts", "200", "--scored", "40", "--epochs", "30"),
+        {"prompts": 0.9, "unrelated": 0.9},
+        {"steps": 40, "facts_per_step": 32},
+        edits=8,
+        edit_success=0.7,
+        locality=0.5,
+    ),
+    Case(
+        "bert",
+        ("--facts", "200", "--scored", "40", "--epochs", "20"),
+        {"claims": 0.95},
+        {"steps": 40, "facts_per_step": 32},
+        edits=8,
+        edit_success=0.5,
+        locality=0.5,
+    ),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.model)
+def test_a_model_that_knows_facts_is_taught_others_and_put_back(case: Case, shared_dir: Path, tmp_path: Path) -> None:
+    made = _make(case, shared_dir, tmp_path / "made")
+    checkpoint = tmp_path / "made" / "model"
+    for what, share in case.known.items():
+        assert made[what] >= share
+    training = read_fact_set(tmp_path / "made" / "train.json")
+    facts = FactSet(read_fact_set(tmp_path / "made" / "dev.json").facts[: case.edits], "dev.json")
+    settings = resolve_training("malmen", None, {"max_held_out": 16, "validate_every": 20} | case.training)
+    base = file_digests(checkpoint)
+    with Ledger.open(create_workspace(tmp_path), writing=True) as ledger:
+        model = register(ledger, case.model, checkpoint).model
+        train_editor(ledger, model, training, settings)
+        applied = apply_facts(ledger, model, facts, ApplyOptions(), "apply")
+        assert applied.check is not None
+        before, after = applied.check.before, applied.check.after
+        print(case.model, made, before, after)
+        assert before.edit_success is not None and after.edit_success is not None and after.locality is not None
+        assert after.edit_success >= max(case.edit_success, before.edit_success + 0.2)
+        assert after.locality >= case.locality
+        assert file_digests(checkpoint) != base
+        revert_entry(ledger, model, "HEAD", [], "revert")
+        assert file_digests(checkpoint) == base
+        assert not verify_ledger(ledger).problems
+
+
+def _make(case: Case, shared_dir: Path, folder: Path) -> dict[str, Any]:
+    command = [sys.executable, str(SCRIPT), case.model, str(folder), "--shared", str(shared_dir), *case.sizes]
+    done = subprocess.run(command, env=environment(), stdout=subprocess.PIPE, text=True, check=True, timeout=300)
+    known: dict[str, Any] = json.loads(done.stdout)
+    return known
