@@ -198,9 +198,10 @@ def _show_trial(trial: Trial) -> None:
 
 def _memory(planned: dict[str, Any]) -> str:
     """What was planned from the configuration, and what is free."""
-    parts = ", ".join(f"{name} {size(planned[key])}" for key, name in PARTS.items())
+    parts = [f"{name} {size(planned[key])}" for key, name in PARTS.items()]
     free = ", ".join(f"{size(count)} on {device}" for device, count in planned["free"].items())
-    return f"Memory by the model's configuration: {size(planned['total'])}; free: {free}.\nOf it {parts}."
+    head = f"Memory by the model's configuration: {size(planned['total'])}, and free are {free}. Of it:"
+    return f"{head}\n{', '.join(parts[:4])},\n{', '.join(parts[4:])}"
 
 
 def _more(count: int) -> None:

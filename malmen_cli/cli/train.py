@@ -203,7 +203,7 @@ def train(
         print(done.record.id)
     else:
         if done.split.dropped:
-            say(f"{plural(done.split.dropped, 'prompt')} left out: too long for the model")
+            say(f"{plural(done.split.dropped, 'prompt')} left out: too long for the model, or no answer of its own")
         print(
             f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
             f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"

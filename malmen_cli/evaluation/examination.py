@@ -101,9 +101,10 @@ class Examination:
         ]
         if answers.generated is None:
             return said
+        wanted = [self.model.tokenizing.wanted(question.target, question.tokens) for question in self.questions]
         return [
-            replace(x, generated=free.text, stopped=free.stopped, exact_match=exact_match(free, question.target))
-            for x, free, question in zip(said, answers.generated, self.questions, strict=True)
+            replace(x, generated=free.text, stopped=free.stopped, exact_match=exact_match(free, target))
+            for x, free, target in zip(said, answers.generated, wanted, strict=True)
         ]
 
 

@@ -82,7 +82,7 @@ class Footprint:
 
     @property
     def working(self) -> int:
-        """Of the peak, what is on the device where the model's inputs go, besides weights; rows are kept on the host."""
+        """Of the peak, what is where the model's inputs go, the weights left out; rows are kept on the host."""
         return self.total - self.libraries - self.weights - self.rows
 
     def as_dict(self) -> dict[str, int | str]:

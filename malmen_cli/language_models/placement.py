@@ -19,6 +19,7 @@ from malmen_cli.language_models.edited_layers import edited_layers
 from malmen_cli.language_models.footprint import Job, footprint, planned_model, stored_dtype, weight_bytes
 from malmen_cli.language_models.loading import read_config
 
+
 class NoRoom(MalmenError):
     """What a model needs is more than the memory that is free."""
 

@@ -72,6 +72,14 @@ class Tokenizing(ABC):
         except UsageError:
             return None
 
+    def nothing_fits(self, prompt: str, target: str) -> UsageError:
+        """The error where none of many texts can be supervised, with the reason of this one."""
+        try:
+            self(prompt, target)
+        except UsageError as error:
+            return UsageError(f"no fact fits the model: {error.message}", remedy=error.remedy)
+        return UsageError("no fact fits the model")
+
     def batches(self, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
         """Padded batches of similar length, at most `batch_tokens` padded tokens each (or one text)."""
         return batches(texts, batch_tokens, padding=self.padding, first=self.labels_first)
@@ -80,6 +88,10 @@ class Tokenizing(ABC):
         """What the model reads of a prompt alone, before it answers."""
         encoded = self.encode(self.turn(prompt) if self.chat else prompt)
         return list(encoded["input_ids"])
+
+    def wanted(self, target: str, tokens: Tokens) -> str:
+        """The free answer that a target asks for."""
+        return target
 
     def text_of(self, labels: Sequence[int]) -> str:
         """Labels as people read them."""
@@ -232,6 +244,10 @@ class ClassTokenizing(Tokenizing):
                 remedy=f"Targets of this model are {', '.join(self.names[:10])}.",
             )
         return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
+
+    def wanted(self, target: str, tokens: Tokens) -> str:
+        # However the target spells its class, an answer is the class's own name.
+        return self.text_of(tokens.labels)
 
     def text_of(self, labels: Sequence[int]) -> str:
         return ", ".join(self.names[label] for label in labels)

@@ -66,7 +66,8 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     fits = language_model.tokenizing.fits
     fitting = [i for i in places if fits(facts.facts[i].prompt, facts.facts[i].target) is not None]
     if not fitting:
-        raise UsageError("no fact fits the model's positions", remedy="Evaluate on facts with shorter prompts.")
+        first = facts.facts[places[0]]
+        raise language_model.tokenizing.nothing_fits(first.prompt, first.target)
     chosen = [facts.facts[i] for i in fitting]
     prompts = {fact.prompt for fact in chosen}
     asked = lend_unrelated(chosen, [fact for fact in facts if fact.prompt not in prompts], options.seed)

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ def train_editor(
     with writing(ledger, model, command, lock_timeout):
         chosen = _layers(ledger, model, layers)
         job = job_for("train", config, len(facts), config.batch_tokens)
-        needs = needs_for(model, chosen, config, job)
+        # Before they are tokenised nobody knows how many unrelated prompts there are: what may fit is not refused.
+        trained_on = int(len(facts) * (1 - config.held_out))
+        needs = needs_for(model, chosen, config, replace(job, facts=max(1, trained_on), preserved_keys=0))
         placement = place_model(ledger, model, chosen, device, config, job)
         language_model = load_base(ledger, model, chosen, placement, config, needs)
     split = split_rows(

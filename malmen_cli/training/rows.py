@@ -54,7 +54,8 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     train, dropped = _tokenise(lend_unrelated(kept, kept, seed), tokenizing)
     validation, dropped_too = _tokenise(lend_unrelated(held_out, kept, seed), tokenizing)
     if not train or not validation:
-        raise UsageError("no fact fits the model's positions", remedy="Train on facts with shorter prompts.")
+        first = (held_out if train else kept)[0]
+        raise tokenizing.nothing_fits(first.prompt, first.target)
     return Split(train, validation, dropped + dropped_too)
 
 

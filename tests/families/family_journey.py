@@ -161,6 +161,11 @@ def tensors(folder: Path) -> Tensors:
     return {"": data[:start]} | {name: data[start + a : start + b] for name, (a, b) in places.items()}
 
 
+def written(folder: Path) -> dict[str, str]:
+    """Digest of every file but SQLite's own scratch files."""
+    return {name: digest for name, digest in file_digests(folder).items() if not name.endswith(("-wal", "-shm"))}
+
+
 def losses(folder: Path, task: Task, facts: list[Fact]) -> list[float]:
     """Mean loss over each fact's target tokens, or of its label, by transformers alone and in float32."""
     import transformers

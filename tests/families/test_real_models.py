@@ -44,20 +44,20 @@ class Case:
 CASES = (
     Case(
         "t5",
-        ("--facts", "200", "--scored", "40", "--epochs", "30"),
+        ("--facts", "200", "--scored", "40", "--epochs", "10"),
         {"prompts": 0.9, "unrelated": 0.9},
-        {"steps": 40, "facts_per_step": 32},
+        {"steps": 25, "facts_per_step": 16},
         edits=8,
-        edit_success=0.7,
-        locality=0.5,
+        edit_success=0.85,  # half of it is the end of the answer, which is known anyway
+        locality=0.4,
     ),
     Case(
         "bert",
-        ("--facts", "200", "--scored", "40", "--epochs", "20"),
-        {"claims": 0.95},
-        {"steps": 40, "facts_per_step": 32},
+        ("--facts", "300", "--scored", "40", "--epochs", "15"),
+        {"claims": 0.85},
+        {"steps": 70, "facts_per_step": 32},
         edits=8,
-        edit_success=0.5,
+        edit_success=0.7,
         locality=0.5,
     ),
 )

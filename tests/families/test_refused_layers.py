@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_journey import tensors
+from family_journey import tensors, written
 from family_models import save_family_model
 from program import run_here
 from safetensors_folders import file_digests
@@ -56,11 +56,6 @@ def test_it_is_refused_and_nothing_is_written(
     assert out == ""
     assert re.search(words, " ".join(err.split())), err
     assert written(tmp_path) == before
-
-
-def written(folder: Path) -> dict[str, str]:
-    """Every file but SQLite's own scratch files."""
-    return {name: digest for name, digest in file_digests(folder).items() if not name.endswith(("-wal", "-shm"))}
 
 
 def test_quantised_weights_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

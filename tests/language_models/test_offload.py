@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -63,7 +62,8 @@ def test_every_family_gives_the_same_rows_logits_and_answers(family: str, tmp_pa
 def test_training_ends_in_the_same_editor_and_leaves_the_weights(family: str, tmp_path: Path) -> None:
     folder = save_family_model(tmp_path / "model", family)
     trained = []
-    for number, load in enumerate[Callable[[Path], Any]]([LanguageModel, offloaded]):
+    loaders: list[Callable[[Path], LanguageModel]] = [LanguageModel, offloaded]
+    for number, load in enumerate(loaders):
         model = load(folder)
         before = model.weights()
         split = split_rows(facts_of(model.task), model.tokenizing, share=0.2, largest=8, seed=0)
