@@ -1,0 +1,115 @@
+"""The memory that malmen plans from a model's configuration, beside what the work then takes.
+
+    python tests/benchmarks/footprint.py
+
+A model of GPT-2-small's shape (124 M parameters, random weights, the demo's tokenizer) in float32 and bfloat16. An
+editor is trained for one step, facts are applied and evaluated, each in a process of its own, whose largest resident
+set (getrusage) stands beside the plan. Prints a Markdown table in MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from malmen_cli.config import EditorConfig, TrainingConfig
+from malmen_cli.demo import DATA
+from malmen_cli.facts import FactSet
+from malmen_cli.facts.reading import read_fact_set
+from malmen_cli.language_models.footprint import Footprint, job_of, plan_memory
+from malmen_cli.ledger import Ledger, create_workspace, find_workspace, store
+
+PARTS = ["weights", "base_copies", "batch", "editor", "solve", "rows", "saving", "libraries"]
+
+
+def make_model(folder: Path, dtype: str) -> Path:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shutil.copytree(DATA / "model", folder)
+    (folder / "model.safetensors").unlink()
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(n_positions=256)).to(getattr(torch, dtype)).save_pretrained(folder)
+    return folder
+
+
+def facts_for(count: int) -> FactSet:
+    known = read_fact_set(DATA / "training.jsonl").facts
+    return FactSet(known[:count], "facts")
+
+
+def settings(options: argparse.Namespace) -> TrainingConfig:
+    editor = EditorConfig(preserved_keys=options.preserved_keys)
+    return TrainingConfig(editor=editor, steps=1, facts_per_step=options.facts, sample_size=False, max_held_out=16)
+
+
+def work(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """One command's work, in this process; prints its peak, bytes."""
+    from malmen_cli.operations.apply import ApplyOptions, apply_facts
+    from malmen_cli.operations.evaluated import EvaluationOptions
+    from malmen_cli.operations.evaluation import evaluate_file
+    from malmen_cli.operations.models import register
+    from malmen_cli.operations.train import train_editor
+
+    with Ledger.open(find_workspace(folder / ".malmen"), writing=True) as ledger:
+        if name == "register":
+            register(ledger, "model", folder / "model")
+        with ledger.read() as db:
+            model = store.only_model(db)
+        if name == "train":
+            train_editor(ledger, model, facts_for(options.rows), settings(options))
+        if name == "apply":
+            apply_facts(ledger, model, facts_for(options.facts), ApplyOptions(sample=0), "malmen apply")
+        if name == "eval":
+            evaluate_file(ledger, model, facts_for(options.facts), EvaluationOptions(n_edits=options.facts))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"peak": peak if sys.platform == "darwin" else peak * 1024}))
+
+
+def planned(name: str, folder: Path, options: argparse.Namespace) -> Footprint:
+    facts = options.rows if name == "train" else options.facts
+    batch_tokens = None if name == "train" else 1024
+    kind = "train" if name == "train" else "eval" if name == "eval" else "apply"
+    job = job_of(kind, settings(options).model_dump(), facts=facts, batch_tokens=batch_tokens)
+    return plan_memory(folder / "model", None, job)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--facts", type=int, default=64, help="of an apply, an evaluation and a training step")
+    parser.add_argument("--rows", type=int, default=120, help="facts to train on")
+    parser.add_argument("--preserved-keys", type=int, default=256)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        return work(options.work, options.folder, options)
+    print("| dtype | work | " + " | ".join(PARTS) + " | planned | taken | planned / taken |")
+    print("|" + "---|" * (len(PARTS) + 5))
+    for dtype in options.dtypes:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make_model(folder / "model", dtype)
+            create_workspace(folder)
+            for what in ("register", "train", "apply", "eval"):
+                command = [sys.executable, __file__, *sys.argv[1:], "--work", what, "--folder", str(folder)]
+                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                taken = json.loads(said)["peak"]
+                if what == "register":
+                    continue
+                plan = planned(what, folder, options)
+                cells = [dtype, what, *(f"{getattr(plan, part) / 1e6:,.0f}" for part in PARTS)]
+                cells += [f"{plan.total / 1e6:,.0f}", f"{taken / 1e6:,.0f}", f"{plan.total / taken:.2f}"]
+                print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
