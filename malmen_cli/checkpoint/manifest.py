@@ -38,7 +38,7 @@ ADAPTER = "adapter_config.json"
 _LOADED = (
     *(SINGLE, INDEX, ADAPTER, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
-    *("spiece.model", "sentencepiece.bpe.model"),
+    *("spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "additional_chat_templates"),
 )
 
 

@@ -14,7 +14,6 @@ from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
     DownloadOption,
-    DtypeOption,
     EditorOption,
     FactsArgument,
     FormatOption,
@@ -77,7 +76,6 @@ def apply(
     ] = 256,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -136,7 +134,6 @@ def apply(
         options = ApplyOptions(
             editor=editor if saved is None else saved.editor,
             device=device,
-            dtype=dtype,
             batch_tokens=batch_tokens,
             sample=sample,
             check_old=check_old,

@@ -89,10 +89,12 @@ def add(
     """
     from malmen_cli.operations.models import is_folder, register_source
 
+    if download and is_folder(source):
+        raise UsageError(f"{source} is a folder, and nothing of it is fetched", remedy="Leave out --download.")
     if revision is not None and is_folder(source):
         raise UsageError(f"{source} is a folder, which has no revisions", remedy="Leave out --revision.")
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
-        if download and not is_folder(source):
+        if download:
             fetch = fetcher(ledger, bar, quiet=quiet, name=name, revision=revision)
             source = str(fetch(source).folder)
         elif revision is not None:
@@ -218,7 +220,7 @@ def _summary(ledger: Ledger, model: ModelRecord) -> dict[str, Any]:
             "path": str(model.path),
             "base_digest": model.base_digest,
             "model_type": model.architecture.get("model_type"),
-            "task": model.architecture.get("task"),
+            "task": model.architecture.get("task", "causal"),  # as all were before there were others
             "dtype": model.architecture.get("dtype"),
             "layers": model.architecture.get("layers"),
             "head": store.head(db, model.id).id,

@@ -66,7 +66,7 @@ DtypeOption = Annotated[
     Dtype | None,
     typer.Option(
         "--dtype",
-        help="What the language model computes in (default: what its editor was trained in). The files keep theirs.",
+        help="What the language model computes in (default: what the editor was trained in).",
     ),
 ]
 OnConflictOption = Annotated[

@@ -12,8 +12,6 @@ from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.fact_source import read_facts
 from malmen_cli.cli.options import (
     DeviceOption,
-    Dtype,
-    DtypeOption,
     EditorOption,
     FactsArgument,
     FormatOption,
@@ -80,7 +78,6 @@ def plan(
     on_conflict: OnConflictOption = None,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
     quiet: QuietOption = False,
@@ -109,7 +106,7 @@ def plan(
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
         with ledger.read() as db:
             record = find_model(db, model)
-        trial = None if quick else _trial(device, dtype, batch_tokens, bar)
+        trial = None if quick else _trial(device, batch_tokens, bar)
         planned = plan_facts(ledger, record, facts, editor, trial)
         if output is not None:
             save_plan(output, planned.proposal)
@@ -127,12 +124,12 @@ def plan(
         say(f"Saved. Apply it: malmen apply --plan {output}")
 
 
-def _trial(device: str, dtype: Dtype | None, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
+def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.trial import attempt
 
-    return attempt(ApplyOptions(device=pick_device(device), dtype=dtype, batch_tokens=batch_tokens, progress=bar))
+    return attempt(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens, progress=bar))
 
 
 def _show(planned: Plan) -> None:

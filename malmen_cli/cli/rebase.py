@@ -11,7 +11,6 @@ from malmen_cli.cli.completion import editor_ids
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.options import (
     DeviceOption,
-    DtypeOption,
     JsonOption,
     LockTimeoutOption,
     ModelOption,
@@ -53,7 +52,6 @@ def rebase(
     ] = 256,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
-    dtype: DtypeOption = None,
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -80,7 +78,6 @@ def rebase(
             editor,
             command_line(),
             device=pick_device(device),
-            dtype=dtype,
             batch_tokens=batch_tokens,
             check_facts=check_facts,
             sample=sample,

@@ -167,6 +167,8 @@ def train(
         record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE), fetch)
         if registration is not None:
             say(f"Registered {record.path} as {record.name}")
+            if registration.warning:
+                say(f"warning: {registration.warning}")
             if registration.note:
                 say(f"note: {registration.note}")
         display = TrainingDisplay(bar, quiet=quiet)

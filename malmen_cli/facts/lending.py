@@ -14,8 +14,8 @@ _TRIES = 8  # drawn lenders of the very same subject are passed over so often
 def lend_unrelated(facts: Iterable[Fact], lenders: Sequence[Fact], seed: int) -> list[Fact]:
     """The facts, each that has no unrelated prompt with another one's prompt and target as its unrelated prompt.
 
-    The published sets for FEVER are made so (arXiv 2110.11309, appendix). A fact is lent the same prompt whatever facts
-    stand beside it.
+    The published sets for FEVER are made so (arXiv 2110.11309, appendix). Of the same lenders a fact is lent the same
+    prompt whatever facts borrow beside it.
 
     Args:
         lenders: facts that are not edited together with these, or whose edits whoever asks takes care of.

@@ -78,7 +78,7 @@ class LanguageHead(Head):
         bias = getattr(self._model, "final_logits_bias", None)
         if bias is not None:
             logits = logits + bias.to(logits.device)
-        scale = getattr(config, "logit_scale", 1) / getattr(config, "logits_scaling", 1)
+        scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
         if scale != 1:
             logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)

@@ -45,9 +45,4 @@ KNOWN_NAMES: dict[str, tuple[str, ...]] = {
     "t5-xl": ("google/t5-xl-lm-adapt",),
     **_family("flan-t5-{}", "google/flan-t5-{}", "small", "base", "large", "xl", "xxl"),
     **_family("bart-{}", "facebook/bart-{}", "base", "large"),
-    "bert-base": ("google-bert/bert-base-uncased", "bert-base-uncased"),
-    "bert-base-uncased": ("google-bert/bert-base-uncased", "bert-base-uncased"),
-    "bert-base-cased": ("google-bert/bert-base-cased", "bert-base-cased"),
-    "roberta-base": ("FacebookAI/roberta-base", "roberta-base"),
-    "roberta-large": ("FacebookAI/roberta-large", "roberta-large"),
 }

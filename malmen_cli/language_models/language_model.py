@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from malmen_cli.editing.capture import capturing
 from malmen_cli.editing.editor import LayerShape
-from malmen_cli.errors import UnsupportedModel, WrongBase
+from malmen_cli.errors import UnsupportedModel, UsageError, WrongBase
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers
 from malmen_cli.language_models.generation import Generated
-from malmen_cli.language_models.loading import load_model, load_tokenizer, read_config
+from malmen_cli.language_models.loading import in_words, load_model, load_tokenizer, read_config
 from malmen_cli.language_models.placement import Placement, place, require_room_for
 from malmen_cli.language_models.tasks import Parts, parts_of
 from malmen_cli.language_models.texts import Batch, Positions, Tokens
+
+TEMPLATES = "additional_chat_templates"
 
 HALF_SCALE = 1024.0
 """What losses are multiplied by where gradients are float16, whose smallest number is 6e-8; a power of two."""
@@ -69,13 +71,16 @@ class LanguageModel:
         end_of_text: bool | None = None,
     ) -> None:
         found = device if isinstance(device, Placement) else place(folder, device, layers=layers, dtype=dtype)
-        self.device = torch.device(found.device)
+        self._folder, self.device = folder, torch.device(found.device)
         config = read_config(folder)
         require_room_for(folder, config, found, dtype, needs or {})
-        self.model: Any = load_model(folder, config, dtype, found.device_map)
-        if found.device_map is None:
-            self.model.to(self.device)
+        # Weights of a model on a GPU go there as they are read, and need no room in the machine's own memory.
+        whole = None if self.device.type == "cpu" else {"": found.device}
+        self.model: Any = load_model(folder, config, dtype, found.device_map or whole)
         self.model_type: str = config.model_type
+        if chat_template and (folder / TEMPLATES).exists():
+            # It would win over the one that the ledger knows, and a manifest lists no folders.
+            raise UsageError(f"{folder} has a folder {TEMPLATES}", remedy="Keep its template as chat_template.jinja.")
         tokenizer = load_tokenizer(folder)
         parts: Parts = parts_of(self.model, tokenizer, self.device, chat=chat_template, end_of_text=end_of_text)
         self.task, self.tokenizing, self.head, self._answers = parts
@@ -96,7 +101,7 @@ class LanguageModel:
     @property
     def loss_scale(self) -> float:
         """What a loss is multiplied by before it is differentiated, and its gradients are divided by."""
-        return HALF_SCALE if self.dtype == torch.float16 else 1.0
+        return HALF_SCALE if self.model.dtype == torch.float16 else 1.0
 
     # Weights ----------------------------------------------------------------------------------------------------
 
@@ -168,8 +173,8 @@ class LanguageModel:
                 if gradients:
                     losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
                     scaled = self.loss_scale * (losses / batch.count).sum()
-                    grads = [self._at(g, p, batch) for g, p in zip(capture.value_grads(scaled), places, strict=True)]
-            keys = [self._at(u, p, batch) for u, p in zip(capture.keys, places, strict=True)]
+                    grads = [self._at(g, p) for g, p in zip(capture.value_grads(scaled), places, strict=True)]
+            keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
             if self.loss_scale != 1:
                 grads = [g.float() / self.loss_scale for g in grads]
             yield batch, Rows(keys, grads, [p.counts for p in places])
@@ -184,10 +189,10 @@ class LanguageModel:
             places = [batch.places(layer.stack) for layer in self.layers]
             with capturing(modules, gradients=False) as capture:
                 _, references = self.head.forward(batch)
-            keys = [self._at(u, p, batch) for u, p in zip(capture.keys, places, strict=True)]
+            keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
             yield batch, Rows(keys, [], [p.counts for p in places]), references
 
-    def _at(self, x: Tensor, places: Positions, batch: Batch) -> Tensor:
+    def _at(self, x: Tensor, places: Positions) -> Tensor:
         """Of one value per token those at some positions, on the model's device."""
         flat = x.reshape(-1, x.shape[-1])
         return flat[places.flat.to(flat.device)].to(self.device)
@@ -199,13 +204,22 @@ class LanguageModel:
         Raises:
             UnsupportedModel: one is not, or the head's logits are not those of the model.
         """
-        read = len(self.tokenizing.prompt_ids("a b")) or 1
+        length = min(8, self.tokenizing.limit or 8)
         decoded = (0, 0, 0) if self.task == "sequence-to-sequence" else ()
-        text = Tokens((0,) * min(read + 5, self.tokenizing.limit or read + 5), (0,), decoded)
-        [batch] = self.batches([text], 1)
+        labels = (0,) if self.task == "classification" else (0, 0)
+        text = Tokens((0,) * length, labels, decoded)
         modules = [layer.module for layer in self.layers]
-        with capturing(modules, gradients=False) as capture:
-            logits, references = self.head.forward(batch)
+        with in_words(self._folder):
+            with capturing(modules, gradients=False) as capture:
+                logits, references = self.head.forward(next(self.batches([text], 1)))
+            # The same but for the last token that the answering stack reads.
+            last = {"decoder_input_ids": (0, 0, 1)} if decoded else {"input_ids": (*text.input_ids[:-1], 1)}
+            moved = self.logits(next(self.batches([replace(text, **last)], 1)))
+        if len(labels) > 1 and not _alike(moved[0], logits[0]):
+            raise UnsupportedModel(
+                f"a model of type '{self.model_type}' reads what follows the token that it predicts",
+                remedy="Use a causal or a sequence-to-sequence model: malmen models families lists those it knows.",
+            )
         for layer, keys in zip(self.layers, capture.keys, strict=True):
             tokens = len(text.decoder_input_ids if decoded and layer.stack == "answer" else text.input_ids)
             if keys.numel() != tokens * layer.shape.d_in:
@@ -213,8 +227,7 @@ class LanguageModel:
                     f"{layer.name} is not run once on every token that the model reads",
                     remedy="Name layers of the MLPs with --layers.",
                 )
-        again = self.head.logits_of(references)
-        if not torch.allclose(again.double(), logits.double(), rtol=0.05, atol=1e-3 * float(logits.abs().max())):
+        if not _alike(self.head.logits_of(references), logits):
             raise UnsupportedModel(
                 f"models of type '{self.model_type}' change their logits in a way that malmen does not know",
                 remedy="Use a model of a family that it knows: malmen models families.",
@@ -247,6 +260,11 @@ class LanguageModel:
             batch_tokens: most tokens, read and new, of a batch. progress: called with prompts done and prompts in all.
         """
         return self._answers()(prompts, max_new_tokens, batch_tokens=batch_tokens, progress=progress)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether logits are the same but for rounding, that of 16 bits."""
+    return torch.allclose(a.double(), b.double(), rtol=0.05, atol=1e-3 * float(b.abs().max()))
 
 
 def _require_resident(name: str, weight: Tensor) -> None:

@@ -56,15 +56,22 @@ def task_of(config: Any) -> Task:
     """What a model of this configuration does with a prompt: as its family says, else as its class is called.
 
     Raises:
-        UnsupportedModel: a classification model whose captured position nobody knows.
+        UnsupportedModel: a classification model whose captured position nobody knows, or one that has lost its head, or
+            a model that fills in masks.
     """
     family = BY_TYPE.get(config.model_type)
-    classifies = any(str(name).endswith("ForSequenceClassification") for name in config.architectures or ())
+    names = [str(name) for name in config.architectures or ()]
+    classifies = any(name.endswith("ForSequenceClassification") for name in names)
     if classifies and (family is None or family.task != "classification"):
         known = ", ".join(family.name for family in BY_TYPE.values() if family.task == "classification")
         raise UnsupportedModel(
             f"classification models of type '{config.model_type}' cannot be edited",
             remedy=f"Those that can are of {known}; malmen models families lists all.",
+        )
+    if names and not classifies and (names[0].endswith("ForMaskedLM") or (family and family.task == "classification")):
+        raise UnsupportedModel(
+            f"{names[0]} answers nothing: it is no causal model, and no classifier",
+            remedy="Use a checkpoint that was fine-tuned as a classifier (...ForSequenceClassification).",
         )
     if family is not None:
         return family.task

@@ -7,6 +7,7 @@ blocks; else the CPU. Blocks that hold edited layers, everything above them and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +223,7 @@ def require_room_for(
     Raises:
         NoRoom: more than is free. UnsupportedModel: transformers cannot build the model.
     """
-    free = free_memory()
+    free = free_memory(placement.device)
     held = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     # A number takes at least a byte in a file and at most eight in memory: mostly nothing need be built to see it fit.
     if 8 * held + sum(needs.values()) > min(free.values()):
@@ -243,9 +244,9 @@ def require_room(placement: Placement, needed: Mapping[str, int], free: Mapping[
     """
     if placement.device_map is not None:
         return
-    if free is None:
-        free = free_memory()
     device = placement.device
+    if free is None:
+        free = free_memory(device)
     found = free.get(f"cuda:{torch.cuda.current_device()}" if device == "cuda" else device, free["cpu"])
     total = sum(needed.values())
     if total <= found:
@@ -257,14 +258,24 @@ def require_room(placement: Placement, needed: Mapping[str, int], free: Mapping[
     raise NoRoom(f"the model needs {_size(total)} ({parts}), and there is {_size(found)} of {where}", remedy=remedy)
 
 
-def free_memory() -> dict[str, int]:
-    """Bytes that could be allocated now: `cpu` with its swap, and each `cuda:N`."""
+def free_memory(device: str = "auto") -> dict[str, int]:
+    """Bytes that could be allocated now: `cpu` with its swap, and each `cuda:N` that can be asked, or that one alone.
+
+    Asking a GPU takes some of its memory, so that none is asked where the work is elsewhere.
+    """
     from malmen_cli.language_models.host_memory import free_on_host
 
     free = {"cpu": free_on_host()}
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            free[f"cuda:{number}"] = torch.cuda.mem_get_info(number)[0]
+    if (device == "auto" or device.startswith("cuda")) and torch.cuda.is_available():
+        one = torch.device(device).index if device.startswith("cuda:") else None
+        numbers = (
+            range(torch.cuda.device_count())
+            if device == "auto"
+            else [torch.cuda.current_device() if one is None else one]
+        )
+        for number in numbers:
+            with suppress(RuntimeError):  # full, or another process's alone
+                free[f"cuda:{number}"] = torch.cuda.mem_get_info(number)[0]
     return free
 
 

@@ -127,7 +127,8 @@ class Tokenizing(ABC):
                 f"{read} tokens where the model has {self.limit} positions: {text!r:.60}",
                 remedy="Shorten the prompt or leave the fact out.",
             )
-        largest = max(*tokens.input_ids, *tokens.decoder_input_ids, *(() if self.labels_first else tokens.labels))
+        labels = () if self.labels_first else tokens.labels
+        largest = max((*tokens.input_ids, *tokens.decoder_input_ids, *labels), default=0)
         if self.vocabulary is not None and largest >= self.vocabulary:
             raise UsageError(
                 f"token {largest} where the model knows {self.vocabulary:,}: {text!r:.60}",
@@ -135,15 +136,20 @@ class Tokenizing(ABC):
             )
         return tokens
 
-    def _end(self) -> tuple[int, ...]:
-        return (self.tokenizer.eos_token_id,) if self.end_of_text else ()
+    def _end(self, after: str = "") -> tuple[int, ...]:
+        """The token that ends an answer: the first special one of what a chat template writes after it, or the end of
+        text."""
+        if not self.end_of_text:
+            return ()
+        own = (token for token in self.encode(after)["input_ids"] if token in self.tokenizer.all_special_ids)
+        return (next(own, self.tokenizer.eos_token_id) if after else self.tokenizer.eos_token_id,)
 
 
 class CausalTokenizing(Tokenizing):
     """Prompt and target are tokenised together, so that leading spaces and merges come out as in running text."""
 
     def __call__(self, prompt: str, target: str) -> Tokens:
-        start, joint = self._joint(prompt, target)
+        start, joint, after = self._joint(prompt, target)
         encoded = self.encode(joint)
         ids, offsets, special = encoded["input_ids"], encoded["offset_mapping"], encoded["special_tokens_mask"]
         target_tokens = [
@@ -153,7 +159,7 @@ class CausalTokenizing(Tokenizing):
         ]
         if not target.strip() or not target_tokens or target_tokens[0] == 0:
             raise UsageError(f"the tokenizer leaves nothing to supervise in {joint!r:.100}")
-        ids = (*ids[: target_tokens[-1] + 1], *self._end())
+        ids = (*ids[: target_tokens[-1] + 1], *self._end(after))
         return self._checked(Tokens(ids[:-1], ids[target_tokens[0] :]), joint)
 
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -164,16 +170,17 @@ class CausalTokenizing(Tokenizing):
             ids.pop()
         return ids
 
-    def _joint(self, prompt: str, target: str) -> tuple[int, str]:
-        """Prompt and target as one text, and where in it the target begins, or the space before it."""
+    def _joint(self, prompt: str, target: str) -> tuple[int, str, str]:
+        """Where the target begins, or the space before it; prompt and target as one text; what a template adds."""
         if not self.chat:
-            return len(prompt), prompt + ("" if prompt[-1:].isspace() or target[:1].isspace() else " ") + target
+            return len(prompt), prompt + ("" if prompt[-1:].isspace() or target[:1].isspace() else " ") + target, ""
         before = self.turn(prompt)
         turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": target}]
         follows = self._render(turns, add_generation_prompt=False)
         # Whether a space comes between is for the template to say.
         space = " " if follows.startswith(f"{before} {target}") else ""
-        return len(before), f"{before}{space}{target}"
+        joint = f"{before}{space}{target}"
+        return len(before), joint, follows.removeprefix(joint) if follows.startswith(joint) else ""
 
 
 class Seq2SeqTokenizing(Tokenizing):

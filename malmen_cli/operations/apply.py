@@ -12,7 +12,6 @@ import torch
 
 from malmen_cli import __version__
 from malmen_cli.checkpoint.new_folder import refuse_existing
-from malmen_cli.config import Dtype
 from malmen_cli.errors import StalePlan
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
@@ -59,8 +58,7 @@ class ApplyOptions:
     """How to apply.
 
     Attributes:
-        editor: id or None for the default. dtype: of the language model, None for the editor's.
-        batch_tokens: padded tokens per batch of the model.
+        editor: id or None for the default. batch_tokens: padded tokens per batch of the model.
         sample: facts whose answers are shown. check_old: most older facts asked again.
         dry_run: stop before writing. output: write an edited copy there, and nothing else.
         expected: the active digest and the head that a saved plan was made for.
@@ -69,7 +67,6 @@ class ApplyOptions:
 
     editor: str | None = None
     device: str = "cpu"
-    dtype: Dtype | None = None
     batch_tokens: int = 1024
     sample: int = 5
     check_old: int = 256
@@ -108,7 +105,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
             deltas=solved.deltas,
             new_rows=bench.fresh,
             command=command,
-            details=_details(proposal, solved, check, warnings, options),
+            details=_details(proposal, solved, check, warnings, bench.placement.device),
         )
         entry = commit_entry(ledger, draft, [layer.tensor for layer in bench.layers])
         return Applied(entry, proposal, check, warnings, settlement)
@@ -159,15 +156,12 @@ def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Wor
         proposal.editor,
         proposal.active,
         device=options.device,
-        dtype=options.dtype,
         batch_tokens=options.batch_tokens,
         progress=options.progress,
     )
 
 
-def _details(
-    proposal: Proposal, solved: Solved, check: Check, warnings: list[str], options: ApplyOptions
-) -> dict[str, Any]:
+def _details(proposal: Proposal, solved: Solved, check: Check, warnings: list[str], device: str) -> dict[str, Any]:
     facts, additions = proposal.facts, proposal.additions
     return {
         "facts": {
@@ -181,15 +175,14 @@ def _details(
         "check": check.as_dict(),
         "solve": solved.figures,
         "warnings": warnings,
-        **environment(options.device, options.dtype),
+        **environment(device),
     }
 
 
-def environment(device: str, dtype: Dtype | None = None) -> dict[str, Any]:
-    """What the figures of an entry were made with; the dtype where it was not the editor's."""
+def environment(device: str) -> dict[str, Any]:
+    """What the figures of an entry were made with."""
     return {
         "device": device,
-        **({} if dtype is None else {"dtype": dtype}),
         "threads": torch.get_num_threads(),
         "versions": {
             "malmen": __version__,

@@ -41,10 +41,9 @@ def place_model(
 
 def job_for(work: Work, settings: TrainingConfig, facts: int, batch_tokens: int, editor: Editor | None = None) -> Job:
     """The job of some facts under an editor's settings; of an editor that is there, with its own preserved keys."""
-    job = job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=None)
-    if editor is None:
-        return job
-    kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)
+    kept = None
+    if editor is not None:
+        kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)
     return job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=kept)
 
 
@@ -61,7 +60,7 @@ def memory_plan(
     """What a job takes by parts, reckoned from the model's configuration, and what is free; bytes, for `--json`."""
     planned = plan_memory(model.path, [layer.name for layer in layers], job, _dtype(settings))
     devices = sorted(set((placement.device_map or {}).values()) | {placement.device})
-    free = free_memory()
+    free = free_memory("auto" if placement.device_map else placement.device)
     current = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
     return {
         **planned.as_dict(),

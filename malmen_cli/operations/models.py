@@ -18,6 +18,8 @@ from malmen_cli.ledger.registration import check_name
 from malmen_cli.operations.layers import TensorLayer, layers_of
 
 if TYPE_CHECKING:
+    import torch
+
     from malmen_cli.config import TrainingConfig
     from malmen_cli.language_models.edited_layers import EditedLayer
     from malmen_cli.language_models.language_model import LanguageModel
@@ -176,7 +178,7 @@ def register(
     check_name(name)
     manifest = read_manifest(folder)
     refuse_absurd(folder, sum(weights.size for weights in manifest.weights.values()))
-    model = LanguageModel(folder, layers=layers)
+    model = LanguageModel(folder, layers=layers, dtype=stored_dtype_of(manifest))
     model.require_usable()
     found = [match_tensor(manifest, layer) for layer in model.layers]
     architecture = {
@@ -189,6 +191,17 @@ def register(
     return register_model(
         ledger, name, folder, manifest, tensors, architecture, command=command, details=details, timeout=timeout
     )
+
+
+def stored_dtype_of(manifest: Manifest) -> torch.dtype | None:
+    """What most of a model is stored in: a config.json may ask for less, and what is narrowed matches nothing."""
+    from malmen_cli.operations.tensors import DTYPES
+
+    sizes = dict.fromkeys(DTYPES, 0)
+    for record in manifest.tensors.values():
+        if record.dtype in sizes:
+            sizes[record.dtype] += record.stop - record.start
+    return DTYPES[max(sizes, key=lambda name: sizes[name])] if any(sizes.values()) else None
 
 
 def match_tensor(manifest: Manifest, layer: EditedLayer) -> TensorLayer:

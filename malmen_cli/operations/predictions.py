@@ -9,7 +9,6 @@ from typing import Any, Literal
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, ModelRecord, store
-from malmen_cli.operations.active import active_now
 from malmen_cli.operations.diff import StateDiff
 from malmen_cli.operations.editors import settings_of
 from malmen_cli.operations.models import all_layers, load_base, pick_device
@@ -68,7 +67,7 @@ def compare_predictions(
         # The digests' order is as good as random, and the same every time.
         chosen = sorted(fact.fact_digest for fact in diff.common)[:common]
         kept = store.facts_with(db, chosen).values()
-        editor = active_now(db, diff.model).editor_id
+        editor = store.head(db, diff.model.id).editor_id  # the one in force, or the last that was
         settings = None if editor is None else settings_of(store.editor(db, editor))
     language_model = load_base(ledger, diff.model, layers, pick_device(device), settings)
     questions = _questions(language_model, diff, kept)

@@ -59,7 +59,7 @@ def provenance(
         "malmen": __version__,
         "model": model.name,
         "model_type": model.architecture.get("model_type"),
-        "task": model.architecture.get("task"),
+        "task": model.architecture.get("task", "causal"),
         "base_digest": model.base_digest,
         "entry": entry,
         "editor": editor if active else None,

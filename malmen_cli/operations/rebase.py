@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from malmen_cli.config import Dtype
 from malmen_cli.errors import UsageError
 from malmen_cli.ledger import (
     EditorRecord,
@@ -49,7 +48,6 @@ def rebase(
     command: str,
     *,
     device: str = "cpu",
-    dtype: Dtype | None = None,
     batch_tokens: int = 1024,
     check_facts: int = 256,
     sample: int = 5,
@@ -61,8 +59,7 @@ def rebase(
     Layers that the former editor edited and this one leaves out go back to the base.
 
     Args:
-        editor: id or prefix. dtype: of the language model, None for the editor's.
-        check_facts: most active facts asked before and after. sample: of those, shown.
+        editor: id or prefix. check_facts: most active facts asked before and after. sample: of those, shown.
 
     Raises:
         UnknownName: there is no such editor. UsageError: it belongs to another model.
@@ -84,7 +81,6 @@ def rebase(
             record,
             now.facts,
             device=device,
-            dtype=dtype,
             batch_tokens=batch_tokens,
             progress=progress,
         )
@@ -116,7 +112,7 @@ def rebase(
                     "check": check.as_dict(),
                     "solve": solved.figures,
                     "warnings": warnings,
-                    **environment(device, dtype),
+                    **environment(bench.placement.device),
                 },
             ),
             [layer.tensor for layer in bench.layers],

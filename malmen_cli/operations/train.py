@@ -22,7 +22,7 @@ from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
-from malmen_cli.operations.models import load_base, match_tensor
+from malmen_cli.operations.models import load_base, match_tensor, stored_dtype_of
 from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
 
@@ -82,7 +82,7 @@ def train_editor(
     with _run_held(folder, command, lock_timeout):
         write_note(folder, model.name, facts.source, command)
         trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
-        files = editor_files(trained.editor, model, chosen, config, _log(facts, split, trained, device))
+        files = editor_files(trained.editor, model, chosen, config, _log(facts, split, trained, placement.device))
         with ledger.hold(command):
             record = _keep(ledger, model, files)
         shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +138,7 @@ def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list
     if any(digest != model.manifest.tensors[name].digest for name, digest in state.items()):
         # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
         raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
-    language_model = LanguageModel(model.path, layers=globs)
+    language_model = LanguageModel(model.path, layers=globs, dtype=stored_dtype_of(model.manifest))
     language_model.require_usable()
     return [match_tensor(model.manifest, layer) for layer in language_model.layers]
 

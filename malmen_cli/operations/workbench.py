@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from malmen_cli.checkpoint.patch import TensorChange
-from malmen_cli.config import Dtype
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.footprint import Job
 from malmen_cli.language_models.language_model import LanguageModel
@@ -40,7 +39,6 @@ class Workbench:
     Args:
         active: the facts to be in force, by prompt. device: as `pick_device` names it, of the model; the editor and
             the solve are where its inputs go.
-        dtype: of the model; None for the editor's.
         batch_tokens: padded tokens per batch of the language model.
     """
 
@@ -52,12 +50,11 @@ class Workbench:
         active: Mapping[str, FactRef],
         *,
         device: str = "cpu",
-        dtype: Dtype | None = None,
         batch_tokens: int = 1024,
         progress: Progress = silent,
     ) -> None:
         self.ledger, self.model, self.record = ledger, model, record
-        self.settings = settings_of(record, dtype)
+        self.settings = settings_of(record)
         job = job_for("apply", self.settings, len(active), batch_tokens)
         self.placement = place_model(ledger, model, layers_of(record.config), device, self.settings, job)
         self.device = torch.device(self.placement.device)

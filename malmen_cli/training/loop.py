@@ -124,7 +124,8 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
     sizes = table_sizes(model, [row.edit for row in split.train], unrelated)
     sizes += table_sizes(model, [row.edit for row in split.held_out], [])
     left = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file() and not path.is_symlink())
-    editor = editor_size(model.shapes, config.editor, sum(tokens.length for tokens in unrelated))
+    rows = max(sum(tokens.rows(layer.stack) for tokens in unrelated) for layer in model.layers)
+    editor = editor_size(model.shapes, config.editor, rows)
     state = 4 * editor  # editor, best editor, two moments; a new state is written beside the old one
     require_space(
         [

@@ -88,9 +88,7 @@ class MetaStep:
         try:
             with self.model.weight_gradients():
                 losses = self._measure(texts, choose)
-                param_grads = [
-                    layer.weight_grad.to(self.model.device) / self.model.loss_scale for layer in self.model.layers
-                ]
+                param_grads = [self._unscaled(layer.weight_grad.to(self.model.device)) for layer in self.model.layers]
         finally:
             self.model.set_weights(self.base)
         if not all(map(_finite, (losses.equivalent, losses.edit, losses.locality))):
@@ -137,6 +135,11 @@ class MetaStep:
             divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
             total += self._backward(coefficient * self._reduced(divergences, batch))
         return total
+
+    def _unscaled(self, grad: Tensor) -> Tensor:
+        """A copy; of float16 widened first, since what the scale has kept from vanishing would vanish now."""
+        scale = self.model.loss_scale
+        return grad.clone() if scale == 1 else grad.float() / scale
 
     def _backward(self, loss: Tensor) -> float:
         (loss * self.model.loss_scale).backward()

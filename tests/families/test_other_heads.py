@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,10 @@ def save(folder: Path, name: str, model_class: str, **settings: Any) -> Path:
 
 
 REFUSED = {
-    "BertForMaskedLM": ("bert", "lack 4 of the weights of BertForSequenceClassification"),
-    "RobertaForMaskedLM": ("roberta", "lack 4 of the weights of RobertaForSequenceClassification"),
-    "BertModel": ("bert", "lack 2 of the weights of BertForSequenceClassification"),
+    "BertForMaskedLM": ("bert", "no causal model, and no classifier"),
+    "RobertaForMaskedLM": ("roberta", "no causal model, and no classifier"),
+    "BertModel": ("bert", "no causal model, and no classifier"),
+    "XLMRobertaForMaskedLM": ("xlm-roberta", "no causal model, and no classifier"),
     "BartForSequenceClassification": ("bart", "classification models of type 'bart' cannot be edited"),
     "LlamaForSequenceClassification": ("llama", "classification models of type 'llama' cannot be edited"),
     "T5EncoderModel": ("t5", "lack .* weights of T5ForConditionalGeneration"),
@@ -44,7 +47,7 @@ def test_it_is_refused_and_nothing_is_written(
     model_class: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     name, words = REFUSED[model_class]
-    folder = save_vision(tmp_path / "model") if name == "vit" else save(tmp_path / "model", name, model_class)
+    folder = OTHERS.get(name, lambda folder: save(folder, name, model_class))(tmp_path / "model")
     workspace = create_workspace(tmp_path).root
     run_here(capfd, "models", "list", "--workspace", workspace)
     before = written(tmp_path)
@@ -61,6 +64,35 @@ def save_vision(folder: Path) -> Path:
     ViTForImageClassification(ViTConfig(**sizes, image_size=4, patch_size=2)).save_pretrained(folder)
     FAMILIES["bert"].tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_masked(folder: Path) -> Path:
+    from transformers import XLMRobertaConfig, XLMRobertaForMaskedLM
+
+    tokenizer = FAMILIES["roberta"].tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    config = XLMRobertaConfig(**sizes, vocab_size=len(tokenizer), initializer_range=0.3, is_decoder=False)
+    XLMRobertaForMaskedLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+OTHERS: dict[str, Callable[[Path], Path]] = {"vit": save_vision, "xlm-roberta": save_masked}
+
+
+def test_a_model_that_reads_what_follows_is_found_out_by_asking_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where config.json does not say what the model was made for."""
+    folder = save_masked(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    workspace = create_workspace(tmp_path).root
+    status, _, err = run_here(capfd, "models", "add", "other", folder, "--workspace", workspace)
+    assert status == ExitCode.USAGE
+    assert "reads what follows the token that it predicts" in " ".join(err.split())
 
 
 NAMES = ("contradiction", "entailment", "neutral")

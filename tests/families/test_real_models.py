@@ -30,6 +30,7 @@ class Case:
 
     Attributes:
         sizes: options of the script. known: the share that must be known of what it says it asked. training: settings.
+        said: the share of `edits` facts that free answers must give. locality: and teacher-forced locality.
     """
 
     model: str
@@ -37,28 +38,28 @@ class Case:
     known: dict[str, float]
     training: dict[str, Any]
     edits: int
-    edit_success: float
+    said: float
     locality: float
 
 
 CASES = (
     Case(
         "t5",
-        ("--facts", "200", "--scored", "40", "--epochs", "10"),
+        ("--facts", "200", "--scored", "40", "--epochs", "8"),
         {"prompts": 0.9, "unrelated": 0.9},
         {"steps": 25, "facts_per_step": 16},
-        edits=8,
-        edit_success=0.85,  # half of it is the end of the answer, which is known anyway
+        edits=16,
+        said=0.7,
         locality=0.4,
     ),
     Case(
         "bert",
-        ("--facts", "300", "--scored", "40", "--epochs", "15"),
-        {"claims": 0.85},
-        {"steps": 70, "facts_per_step": 32},
-        edits=8,
-        edit_success=0.7,
-        locality=0.5,
+        ("--facts", "200", "--scored", "40", "--epochs", "20"),
+        {"claims": 0.9},
+        {"steps": 130, "facts_per_step": 32},
+        edits=16,
+        said=0.4,
+        locality=0.4,
     ),
 )
 
@@ -68,7 +69,7 @@ def test_a_model_that_knows_facts_is_taught_others_and_put_back(case: Case, shar
     made = _make(case, shared_dir, tmp_path / "made")
     checkpoint = tmp_path / "made" / "model"
     for what, share in case.known.items():
-        assert made[what] >= share
+        assert made[what] >= share, made
     training = read_fact_set(tmp_path / "made" / "train.json")
     facts = FactSet(read_fact_set(tmp_path / "made" / "dev.json").facts[: case.edits], "dev.json")
     settings = resolve_training("malmen", None, {"max_held_out": 16, "validate_every": 20} | case.training)
@@ -76,13 +77,14 @@ def test_a_model_that_knows_facts_is_taught_others_and_put_back(case: Case, shar
     with Ledger.open(create_workspace(tmp_path), writing=True) as ledger:
         model = register(ledger, case.model, checkpoint).model
         train_editor(ledger, model, training, settings)
-        applied = apply_facts(ledger, model, facts, ApplyOptions(), "apply")
+        applied = apply_facts(ledger, model, facts, ApplyOptions(sample=case.edits), "apply")
         assert applied.check is not None
-        before, after = applied.check.before, applied.check.after
-        print(case.model, made, before, after)
-        assert before.edit_success is not None and after.edit_success is not None and after.locality is not None
-        assert after.edit_success >= max(case.edit_success, before.edit_success + 0.2)
-        assert after.locality >= case.locality
+        answers, locality = applied.check.answers, applied.check.after.locality
+        assert len(answers) == case.edits
+        assert sum(answer.before == answer.target for answer in answers) <= case.edits / 4
+        said = sum(answer.after == answer.target for answer in answers) / case.edits
+        assert locality is not None and said >= case.said and locality >= case.locality, (said, locality)
+        assert said + locality >= 1.1  # changing answers at random gains one at the cost of the other: 1 in all
         assert file_digests(checkpoint) != base
         revert_entry(ledger, model, "HEAD", [], "revert")
         assert file_digests(checkpoint) == base

@@ -56,6 +56,13 @@ def test_prompt_and_target_are_the_turns_that_the_template_writes(name: str) -> 
     assert [*with_end.input_ids, with_end.labels[-1]] == ids
 
 
+def test_a_turn_ends_with_the_token_that_the_template_writes() -> None:
+    """Gemma's and Phi-3's turns do not end with the end of text."""
+    tokenizer = tokenizer_with(LINES.replace("</s>", "<pad>\n"))
+    ended = CausalTokenizing(tokenizer, POSITIONS, chat=True, end_of_text=True)(PROMPT, TARGET)
+    assert ended.labels[-1] == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
 def test_the_end_of_text_is_one_more_label() -> None:
     tokenizer = tokenizer_with(None)
     plain = CausalTokenizing(tokenizer, POSITIONS)(PROMPT, TARGET)

@@ -15,7 +15,7 @@ from malmen_cli.checkpoint.manifest import read_manifest
 from malmen_cli.errors import UnsupportedModel
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.operations.layers import layers_of
-from malmen_cli.operations.models import match_tensor
+from malmen_cli.operations.models import load_base, match_tensor
 
 
 def change(folder: Path, new: dict[str, torch.Tensor]) -> None:
@@ -47,6 +47,20 @@ def test_a_tensor_that_no_file_holds_as_it_is_loaded_is_refused(tmp_path: Path) 
         layer.module.weight[0, 0] += 1
     with pytest.raises(UnsupportedModel, match=f"0 tensors of the files hold the weight of {layer.name}"):
         match_tensor(manifest, layer)
+
+
+def test_files_wider_than_the_configuration_asks_for_are_matched(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model", "llama")
+    config = folder / "config.json"
+    config.write_text(config.read_text("utf-8").replace('"float32"', '"bfloat16"'), "utf-8")
+    before = file_digests(folder)
+    world = world_of(folder)
+    with world.ledger() as (ledger, model):
+        assert model.architecture["dtype"] == "F32"
+        assert load_base(ledger, model, layers_of(model.architecture)).dtype == torch.bfloat16
+    world.apply(*make_facts(3))
+    world.revert("HEAD")
+    assert file_digests(folder) == before
 
 
 def test_of_equal_tensors_the_one_of_the_layers_own_name_counts(tmp_path: Path) -> None:

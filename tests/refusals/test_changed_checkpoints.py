@@ -119,6 +119,7 @@ CASES = [
     changed("the tokenizer missing", file("tokenizer.json", Path.unlink), r"tokenizer\.json is missing"),
     changed("a whole file added beside the shards", single_file, r"model\.safetensors was added"),
     changed("special tokens added", added("added_tokens.json"), r"added_tokens\.json was added"),
+    changed("a chat template added", added("chat_template.jinja"), r"chat_template\.jinja was added"),
     changed("an adapter added", added("adapter_config.json"), r"adapter_config\.json was added"),
     changed("a shard, the tokenizer and another shard", lost_beside_damage, r"config\.json was changed"),
     changed("a link in place of a shard", in_place_of(SHARDS[0], linked_to_a_copy), "is a link"),
