@@ -58,8 +58,8 @@ CASES = (
         {"claims": 0.9},
         {"steps": 130, "facts_per_step": 32},
         edits=16,
-        said=0.4,
-        locality=0.4,
+        said=0.6,
+        locality=0.5,
     ),
 )
 
