@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import Fact, World, environment, make_facts, make_world, run_malmen, write_facts
+from tiny_models import Fact, World, environment, everything, make_facts, make_world, run_malmen, write_facts
 
 from malmen_cli.cli.main import app
 from malmen_cli.errors import ExitCode
@@ -55,7 +56,7 @@ def test_json_of_a_file(world: World, file: Path) -> None:
     assert found.keys() == {
         *("entry", "model", "base", "editor", "source", "available", "n_edits", "seed", "scored", "edited"),
         *("asked", "left_out", "before", "after", "unchanged", "not_in_effect", "others", "facts", "warnings"),
-        *("generate", "max_new_tokens", "device"),
+        *("generate", "max_new_tokens", "device", "lent"),
     }
     assert (found["entry"], found["source"], found["seed"], found["max_new_tokens"]) == (None, "facts.jsonl", 2, 3)
     assert (found["available"], found["scored"], found["edited"], found["others"]) == (6, 4, 4, None)
@@ -70,6 +71,27 @@ def test_json_of_a_file(world: World, file: Path) -> None:
     said = {"answer", "accuracy", "generated", "stopped", "exact_match"}
     assert facts[0]["edit"]["before"].keys() == facts[0]["edit"]["after"].keys() == said
     assert facts[0]["unrelated"][0]["unchanged"].keys() == {"teacher_forced", "generated"}
+
+
+def test_facts_without_unrelated_prompts_are_asked_those_of_others(world: World, tmp_path: Path) -> None:
+    bare = [replace(fact, unrelated=()) for fact in make_facts(9)]
+    found = told(world, write_facts(tmp_path / "bare.jsonl", bare), "--n-edits", "4")
+    assert found["lent"] == found["asked"]["unrelated"] == 4
+    assert found["after"]["LS"] is not None
+    edited = {fact["prompt"] for fact in found["facts"]}
+    lent = {other["prompt"] for fact in found["facts"] for other in fact["unrelated"]}
+    assert lent <= {fact.prompt for fact in bare} - edited
+    assert {fact["digest"] for fact in found["facts"]} <= {fact.digest for fact in bare}
+    all_edited = told(world, tmp_path / "bare.jsonl", "--n-edits", "9")
+    assert (all_edited["lent"], all_edited["after"]["LS"]) == (0, None)
+
+
+def test_another_dtype_is_tried_and_nothing_is_kept(world: World, file: Path) -> None:
+    before = everything(world)
+    narrow, wide = (told(world, file, "--dtype", dtype) for dtype in ("bfloat16", "float32"))
+    assert narrow["asked"] == wide["asked"]
+    assert everything(world) == before
+    assert told(world, file)["facts"] == wide["facts"]
 
 
 def test_json_of_an_entry(world: World) -> None:
