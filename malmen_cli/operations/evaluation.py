@@ -30,9 +30,9 @@ from malmen_cli.ledger import (
 from malmen_cli.operations.active import ActiveSet, active_now, choose_editor, edit_digests, out_of_range, reference
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
-from malmen_cli.operations.layers import layers_of
+from malmen_cli.operations.layers import all_layers, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
-from malmen_cli.operations.models import all_layers, load_base
+from malmen_cli.operations.models import load_base
 from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
 from malmen_cli.operations.solving import solve_active
 from malmen_cli.operations.tensors import stored_tensor

@@ -13,7 +13,7 @@ from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
-from malmen_cli.operations.models import all_layers
+from malmen_cli.operations.layers import all_layers
 from malmen_cli.operations.provenance import (
     CARD,
     LISTED,

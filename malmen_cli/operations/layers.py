@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from malmen_cli.errors import UnsafeFile
+from malmen_cli.ledger import ModelRecord, store
 
 _VERIFY = "run malmen verify; restore the workspace from a backup"
 
@@ -48,3 +50,11 @@ def layers_of(description: Mapping[str, Any]) -> list[TensorLayer]:
     if not layers or not sound or len({x.name for x in layers}) != len(layers):
         raise UnsafeFile("the description of the edited layers is malformed", remedy=_VERIFY)
     return layers
+
+
+def all_layers(db: sqlite3.Connection, model: ModelRecord) -> list[TensorLayer]:
+    """Every layer that the model's registration or one of its editors names."""
+    found = {layer.tensor: layer for layer in layers_of(model.architecture)}
+    for editor in store.editors(db, model.id):
+        found |= {layer.tensor: layer for layer in layers_of(editor.config)}
+    return list(found.values())

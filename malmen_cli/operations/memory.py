@@ -12,8 +12,7 @@ from malmen_cli.editing.editor import Editor, LayerShape
 from malmen_cli.language_models.footprint import Job, Work, job_of, needs, plan_memory
 from malmen_cli.language_models.placement import Placement, free_memory, place
 from malmen_cli.ledger import Ledger, ModelRecord
-from malmen_cli.operations.layers import TensorLayer
-from malmen_cli.operations.models import all_layers
+from malmen_cli.operations.layers import TensorLayer, all_layers
 from malmen_cli.operations.tensors import torch_dtype
 
 

@@ -8,20 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.checkpoint.lock import PATIENCE
-from malmen_cli.checkpoint.manifest import Manifest, read_manifest
+from malmen_cli.checkpoint.manifest import read_manifest
 from malmen_cli.checkpoint.pickled_files import pickled_start
-from malmen_cli.errors import UnknownName, UnsupportedModel, UsageError
+from malmen_cli.errors import UnknownName, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
 from malmen_cli.ledger.registration import check_name
-from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.layers import TensorLayer, all_layers
 
 if TYPE_CHECKING:
-    import torch
-
     from malmen_cli.config import TrainingConfig
-    from malmen_cli.language_models.edited_layers import EditedLayer
     from malmen_cli.language_models.language_model import LanguageModel
     from malmen_cli.language_models.placement import Placement
 
@@ -174,6 +170,7 @@ def register(
     """
     from malmen_cli.language_models.language_model import LanguageModel
     from malmen_cli.language_models.loading import refuse_absurd
+    from malmen_cli.operations.matching import match_tensor, stored_dtype_of
 
     check_name(name)
     manifest = read_manifest(folder)
@@ -191,47 +188,6 @@ def register(
     return register_model(
         ledger, name, folder, manifest, tensors, architecture, command=command, details=details, timeout=timeout
     )
-
-
-def stored_dtype_of(manifest: Manifest) -> torch.dtype | None:
-    """What most of a model is stored in: a config.json may ask for less, and what is narrowed matches nothing."""
-    from malmen_cli.operations.tensors import DTYPES
-
-    sizes = dict.fromkeys(DTYPES, 0)
-    for record in manifest.tensors.values():
-        if record.dtype in sizes:
-            sizes[record.dtype] += record.stop - record.start
-    return DTYPES[max(sizes, key=lambda name: sizes[name])] if any(sizes.values()) else None
-
-
-def match_tensor(manifest: Manifest, layer: EditedLayer) -> TensorLayer:
-    """The tensor of the files that holds a loaded layer's weight: by value, so that any name will do.
-
-    Raises:
-        UnsupportedModel: no tensor, or several, hold just this weight.
-    """
-    from malmen_cli.operations.tensors import DTYPES, to_bytes, torch_dtype
-
-    weight: Any = layer.module.weight
-    parameter, digests = f"{layer.name}.weight", dict[str, str]()
-    matching, named = [], []
-    for name, record in manifest.tensors.items():
-        called_so = parameter.endswith(name) or name.endswith(parameter)  # up to a prefix that only one of them has
-        if tuple(record.shape) != tuple(weight.shape) or (record.dtype not in DTYPES and not called_so):
-            continue
-        if record.dtype not in digests:
-            # A weight that was widened on loading gives its bytes back when it is narrowed again.
-            digests[record.dtype] = digest_bytes(to_bytes(weight.detach().to("cpu", torch_dtype(record.dtype))))
-        if digests[record.dtype] == record.digest:
-            matching.append(name)
-            named += [name] * called_so
-    if len(named or matching) != 1:
-        raise UnsupportedModel(
-            f"{len(named or matching)} tensors of the files hold the weight of {layer.name}; just one must",
-            remedy="Layers that transformers splits, fuses or converts on loading cannot be edited; see --layers.",
-        )
-    d_in, d_out = layer.weight.shape
-    return TensorLayer(layer.name, (named or matching)[0], layer.transposed, d_in, d_out)
 
 
 def load_base(
@@ -279,14 +235,6 @@ def load_base(
         overlay[known[tensor]] = stored_tensor(ledger.objects, record, record.digest)
     language_model.overlay(overlay)
     return language_model
-
-
-def all_layers(db: sqlite3.Connection, model: ModelRecord) -> list[TensorLayer]:
-    """Every layer that the model's registration or one of its editors names."""
-    found = {layer.tensor: layer for layer in layers_of(model.architecture)}
-    for editor in store.editors(db, model.id):
-        found |= {layer.tensor: layer for layer in layers_of(editor.config)}
-    return list(found.values())
 
 
 def pick_device(name: str) -> str:

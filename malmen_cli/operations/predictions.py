@@ -11,7 +11,8 @@ from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, ModelRecord, store
 from malmen_cli.operations.diff import StateDiff
 from malmen_cli.operations.editors import settings_of
-from malmen_cli.operations.models import all_layers, load_base, pick_device
+from malmen_cli.operations.layers import all_layers
+from malmen_cli.operations.models import load_base, pick_device
 from malmen_cli.operations.states import CHECKPOINT, State, TensorBytes, named_state
 from malmen_cli.operations.tensors import from_bytes, torch_dtype
 

@@ -21,8 +21,9 @@ from malmen_cli.ledger.training_runs import write_note
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
 from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.matching import match_tensor, stored_dtype_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
-from malmen_cli.operations.models import load_base, match_tensor, stored_dtype_of
+from malmen_cli.operations.models import load_base
 from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
 

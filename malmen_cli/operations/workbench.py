@@ -16,9 +16,9 @@ from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
 from malmen_cli.operations.active import edit_digests
 from malmen_cli.operations.editors import load_editor, settings_of
-from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
-from malmen_cli.operations.models import all_layers, load_base
+from malmen_cli.operations.models import load_base
 from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
 from malmen_cli.operations.solving import Inspector, Solved, solve_active
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes

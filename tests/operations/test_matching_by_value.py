@@ -15,7 +15,8 @@ from malmen_cli.checkpoint.manifest import read_manifest
 from malmen_cli.errors import UnsupportedModel
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.operations.layers import layers_of
-from malmen_cli.operations.models import load_base, match_tensor
+from malmen_cli.operations.matching import match_tensor
+from malmen_cli.operations.models import load_base
 
 
 def change(folder: Path, new: dict[str, torch.Tensor]) -> None:
