@@ -204,15 +204,11 @@ def units_of(model: nn.Module, edited: set[str], dtype: torch.dtype) -> list[Uni
 
 def _blocks(modules: Mapping[str, nn.Module]) -> list[str]:
     """Paths of the members of the outermost lists of modules, in order."""
-    lists: list[str] = []
+    lists: dict[str, int] = {}
     for name, module in modules.items():
         if isinstance(module, nn.ModuleList) and not any(name.startswith(f"{other}.") for other in lists):
-            lists.append(name)
-    return [f"{name}.{number}" for name in lists for number in range(len(_members(modules[name])))]
-
-
-def _members(module: nn.Module) -> dict[str, Any]:
-    return dict(module._modules)
+            lists[name] = len(module)
+    return [f"{name}.{number}" for name, count in lists.items() for number in range(count)]
 
 
 def require_room_for(

@@ -35,7 +35,7 @@ def place_model(
     with ledger.read() as db:
         resident = [layer.name for layer in all_layers(db, model)]
     names = [layer.name for layer in layers]
-    return place(model.path, device, layers=names, resident=resident, dtype=_dtype(settings), job=job)
+    return place(model.path, device, layers=names, resident=resident, dtype=run_dtype(settings), job=job)
 
 
 def job_for(work: Work, settings: TrainingConfig, facts: int, batch_tokens: int, editor: Editor | None = None) -> Job:
@@ -50,14 +50,14 @@ def needs_for(model: ModelRecord, layers: Sequence[TensorLayer], settings: Train
     """Bytes beside the weights that a job cannot do without, for `load_base`."""
     shapes = [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers]
     stored = torch_dtype(model.manifest.tensors[layers[0].tensor].dtype)
-    return needs(shapes, job, _dtype(settings) or stored)
+    return needs(shapes, job, run_dtype(settings) or stored)
 
 
 def memory_plan(
     model: ModelRecord, layers: Sequence[TensorLayer], settings: TrainingConfig, job: Job, placement: Placement
 ) -> dict[str, Any]:
     """What a job takes by parts, reckoned from the model's configuration, and what is free; bytes, for `--json`."""
-    planned = plan_memory(model.path, [layer.name for layer in layers], job, _dtype(settings))
+    planned = plan_memory(model.path, [layer.name for layer in layers], job, run_dtype(settings))
     devices = sorted(set((placement.device_map or {}).values()) | {placement.device})
     free = free_memory("auto" if placement.device_map else placement.device)
     current = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
@@ -68,6 +68,6 @@ def memory_plan(
     }
 
 
-def _dtype(settings: TrainingConfig) -> torch.dtype | None:
+def run_dtype(settings: TrainingConfig) -> torch.dtype | None:
     """What the language model is run in; None for its own."""
     return None if settings.dtype == "auto" else getattr(torch, settings.dtype)

@@ -209,11 +209,9 @@ def load_base(
     Raises:
         NoRoom: less memory is free; nothing was loaded.
     """
-    import torch
-
     from malmen_cli.config import TrainingConfig
     from malmen_cli.language_models.language_model import LanguageModel
-    from malmen_cli.operations.memory import place_model
+    from malmen_cli.operations.memory import place_model, run_dtype
     from malmen_cli.operations.tensors import stored_tensor
 
     settings = settings or TrainingConfig()
@@ -222,7 +220,7 @@ def load_base(
         layers=[layer.name for layer in layers],
         device=place_model(ledger, model, layers, device, settings) if isinstance(device, str) else device,
         needs=needs,
-        dtype=None if settings.dtype == "auto" else getattr(torch, settings.dtype),
+        dtype=run_dtype(settings),
         chat_template=settings.chat_template,
         end_of_text=settings.end_of_text,
     )
