@@ -6,11 +6,12 @@ are noise, and neither the effective rank nor the largest few notice.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
-from malmen_cli.editing.normal_equation import in_double
+from malmen_cli.editing.linear_algebra import add_gram, in_double
 from malmen_cli.editing.shapes import Float, Tensor
 
 
@@ -48,16 +49,18 @@ def measure_change(
     """Figures of `after - before`, from one eigen-decomposition; either orientation will do. All must be finite."""
     change = in_double(after) - in_double(before)
     norm = float(change.norm())
-    gram = change @ change.T if change.shape[0] <= change.shape[1] else change.T @ change
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    narrow = change.T if change.shape[0] < change.shape[1] else change
+    gram = change.new_zeros(narrow.shape[1], narrow.shape[1])
+    add_gram(gram, narrow)
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()  # which reads the lower triangle alone
     share = singular / singular.sum().clamp(min=1e-300)
     entropy = -(share * share.clamp(min=1e-300).log()).sum()
     return Change(
         norm=norm,
-        relative_norm=norm / max(float(in_double(base).norm()), 1e-300),
-        largest_change=float(change.abs().max()),
+        relative_norm=norm / max(float(torch.linalg.vector_norm(base, dtype=torch.float64)), 1e-300),
+        largest_change=float(torch.linalg.vector_norm(change, math.inf)),
         effective_rank=float(entropy.exp()) if norm else 0.0,
-        share_moved=float((change != 0).double().mean()),
+        share_moved=int(torch.count_nonzero(change)) / change.numel(),
         singular_values=singular.flip(0).cpu(),
     )
 

@@ -116,10 +116,13 @@ class Editor(nn.Module):
         inner = (keys.float() * pseudo_keys).sum(1, keepdim=True)
         return -self.step_size(layer) * inner * pseudo_value_grads
 
-    def equation(self, layer: int, form: Form | None = None) -> NormalEquation:
-        """An empty normal equation of the layer, to be fed rows."""
+    def equation(self, layer: int, form: Form | None = None, *, repeated: bool = False) -> NormalEquation:
+        """An empty normal equation of the layer, to be fed rows; `repeated` where many will be solved, as in training.
+
+        The first repeated one pays for the eigenvectors of the layer's preserved keys.
+        """
         shape = self.layers[layer]
-        return NormalEquation(shape.d_in, shape.d_out, preserved=self.preserved[layer], form=form)
+        return NormalEquation(shape.d_in, shape.d_out, preserved=self.preserved[layer], form=form, repeated=repeated)
 
     def solve(self, layer: int, equation: NormalEquation) -> Solution:
         """Solve with this editor's ridge and preserved strength for the equation's number of rows."""
@@ -127,6 +130,11 @@ class Editor(nn.Module):
             ridge=self.ridge(layer),
             preserved_strength=self.preserved_strength(layer, equation.n) if equation.n else 0.0,
         )
+
+    def forget(self, layer: int) -> None:
+        """Let go of what a solve has left behind with the layer's preserved keys; for those who solve it but once."""
+        if (preserved := self.preserved[layer]) is not None:
+            preserved.forget()
 
     def accumulate_solve_gradients(self, layer: int, rows: int, log_ridge: float, log_strength: float) -> None:
         """Add dL/d(log lambda) and dL/d(log alpha) of one solve to the gradients of the layer's parameters."""

@@ -17,7 +17,7 @@ from malmen_cli.editing.normal_equation import Form, NormalEquation, PreservedKe
 
 Kind = Literal["random", "repeated", "conflicting", "dead", "decaying"]
 KINDS: tuple[Kind, ...] = ("random", "repeated", "conflicting", "dead", "decaying")
-FORMS: tuple[Form, ...] = ("kernel", "primal")
+FORMS: tuple[Form, ...] = ("kernel", "primal", "spectral")
 
 theorem = settings(deadline=None, derandomize=True, max_examples=60)
 

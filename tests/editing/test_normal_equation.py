@@ -51,6 +51,12 @@ class TestAgainstOracles:
         error = relative(problem.solve().param_shift, svd_oracle(problem))
         figures.within(R12, "error against an SVD oracle, cond(A) up to 1e11", error, 1e-5)
 
+    @theorem
+    @given(problems(), st.sampled_from(FORMS))
+    def test_so_is_every_form_with_preserved_keys(self, problem: Problem, form: Form) -> None:
+        assume(problem.anchors is not None and float(torch.linalg.cond(problem.matrix)) <= CONDITION_LIMIT)
+        assert relative(problem.solve(form).param_shift, svd_oracle(problem)) <= 1e-5
+
     @pytest.mark.parametrize("form", FORMS)
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("n", [1, 6, 12])
@@ -104,6 +110,36 @@ class TestResidualLaw:
         # So far below the squared keys, the ridge only chooses the least shift of those that fit best.
         assert relative(shift, torch.linalg.pinv(problem.keys, rtol=1e-10) @ problem.value_diffs) <= 1e-6
 
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("ridge", [1e-6, 1.0])
+    def test_it_holds_for_wide_layers_whose_residual_is_estimated(self, form: Form, kind: Kind, ridge: float) -> None:
+        problem = make(kind, 20, 50, 90, ridge=ridge, anchors=70, strength=2.0)
+        problem = Problem(problem.keys * 1e3, problem.value_diffs, problem.ridge, problem.anchors, problem.strength)
+        solution = problem.solve(form)
+        law = problem.law(solution.param_shift)
+        assert law <= LAW and law / 4 - 1e-15 <= solution.residual <= 4 * law + 1e-15
+
+    @pytest.mark.parametrize("scale", [1e1, 1e2, 1e3, 1e4, 1e6])
+    def test_a_wide_layers_estimate_still_asks_for_refinement(self, scale: float) -> None:
+        problem = make("conflicting", 10, 32, 90, ridge=1e-6)
+        problem = Problem(problem.keys * scale, problem.value_diffs, problem.ridge)
+        assert problem.law(problem.solve().param_shift) <= LAW
+
+    @pytest.mark.parametrize("column", [0, 57, 89])
+    def test_one_wrong_column_of_many_is_seen(self, column: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        problem, solve = make("random", 60, 50, 90), torch.linalg.solve_triangular
+
+        def solve_wrongly(matrix: Tensor, right: Tensor, **options: bool) -> Tensor:
+            found = solve(matrix, right, **options)
+            found[0, column] += 1e-3 * found.norm()
+            return found
+
+        assert problem.solve().residual <= 1e-12
+        monkeypatch.setattr(torch.linalg, "solve_triangular", solve_wrongly)
+        with pytest.raises(NumericalFailure, match="residual"):
+            problem.solve()
+
     @theorem
     @given(problems(), st.integers(0, 2**32))
     def test_a_wrong_shift_breaks_it(self, problem: Problem, seed: int) -> None:
@@ -125,6 +161,57 @@ class TestForms:
         assert (kernel.form, primal.form) == ("kernel", "primal")
         apart = relative(kernel.param_shift, primal.param_shift)
         figures.within(R12, "kernel form = primal form, cond(A) up to 1e8", apart, 1e-7)
+
+    @theorem
+    @given(problems(ridges=(-3, 6)))
+    def test_spectral_is_primal(self, figures: Figures, problem: Problem) -> None:
+        assume(problem.anchors is not None and float(torch.linalg.cond(problem.matrix)) <= 1e8)
+        spectral, primal = problem.solve("spectral"), problem.solve("primal")
+        assert (spectral.form, primal.form) == ("spectral", "primal")
+        apart = relative(spectral.param_shift, primal.param_shift)
+        figures.within(R12, "spectral form = primal form, cond(A) up to 1e8", apart, 1e-7)
+
+    @pytest.mark.parametrize(
+        ("n", "anchors", "form"),
+        [(1, 0, "kernel"), (20, 2, "kernel"), (20, 300, "spectral"), (190, 300, "primal"), (300, 300, "primal")],
+    )
+    def test_repeated_solves_take_the_form_that_costs_least(self, n: int, anchors: int, form: Form) -> None:
+        problem = make("random", n, 200, 40, anchors=anchors, strength=1.0)
+        preserved = None if problem.anchors is None else PreservedKeys(problem.anchors)
+        equation = NormalEquation(200, 40, preserved=preserved, repeated=True)
+        solution = equation.update(problem.keys, problem.value_diffs).solve(
+            ridge=1.0, preserved_strength=problem.strength
+        )
+        assert solution.form == form
+        assert relative(solution.param_shift, svd_oracle(problem)) <= 1e-9
+
+    @theorem
+    @given(problems(ridges=(-3, 6)), st.integers(0, 2**32))
+    def test_few_rows_of_a_wide_layer_are_solved_alike(self, figures: Figures, problem: Problem, seed: int) -> None:
+        """Fewer rows than d_out take another way through the primal form."""
+        assume(float(torch.linalg.cond(problem.matrix)) <= 1e8)
+        n, generator = len(problem.keys), torch.Generator().manual_seed(seed)
+        wanted = torch.randn(n, n + 1, dtype=torch.float64, generator=generator)
+        wide = Problem(problem.keys, wanted, problem.ridge, problem.anchors, problem.strength)
+        apart = relative(wide.solve("primal").param_shift, torch.linalg.solve(wide.matrix, wide.moment))
+        figures.within(R12, "primal form of few rows = a dense solve, cond(A) up to 1e8", apart, 1e-7)
+
+    @pytest.mark.parametrize("scale", [1.0, 1e2, 1e4])
+    def test_few_rows_whose_wishes_cancel_are_solved_by_their_sum(self, scale: float) -> None:
+        problem = make("conflicting", 10, 32, 90, ridge=1e-6, anchors=40, strength=1e-3)
+        problem = Problem(problem.keys * scale, problem.value_diffs, problem.ridge, problem.anchors, problem.strength)
+        assert problem.law(problem.solve("primal").param_shift) <= 1e-12
+
+    def test_a_spectral_form_that_fails_is_solved_in_primal_form(self) -> None:
+        """Keys that differ by 1e-9, wanting opposite values, at a ridge that rounding hides among them."""
+        problem = make("random", 6, 30, 40, ridge=1e-12, anchors=300, strength=1e-12)
+        keys = 1e9 * torch.cat([problem.keys, problem.keys * (1 + 1e-9)])
+        diffs = torch.cat([problem.value_diffs, -problem.value_diffs])
+        problem = Problem(keys, diffs, problem.ridge, problem.anchors, problem.strength)
+        assert problem.anchors is not None
+        equation = NormalEquation(30, 40, preserved=PreservedKeys(problem.anchors), repeated=True)
+        solution = equation.update(keys, diffs).solve(ridge=problem.ridge, preserved_strength=problem.strength)
+        assert solution.residual <= LAW and problem.law(solution.param_shift) <= 4 * LAW
 
     @pytest.mark.parametrize(
         ("n", "anchors", "form"),
@@ -152,6 +239,22 @@ class TestStreaming:
     def test_any_chunks_are_one_shot(self, figures: Figures, problem: Problem, chunk: int, form: Form | None) -> None:
         apart = relative(problem.solve(form, chunk).param_shift, problem.solve(form).param_shift)
         figures.within(R12, "streaming in chunks = one shot", apart, 1e-8)
+
+    @pytest.mark.parametrize("chunk", [64, 256, 300, 700])
+    @pytest.mark.parametrize("form", FORMS)
+    def test_matrices_of_several_blocks_from_small_and_large_chunks(self, form: Form, chunk: int) -> None:
+        problem = make("random", 700, 450, 40, anchors=20, strength=2.0)
+        assert relative(problem.solve(form, chunk).param_shift, svd_oracle(problem)) <= 1e-10
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_the_same_rows_give_the_same_bits(self, form: Form) -> None:
+        problem = make("random", 40, 300, 50, anchors=320, strength=2.0)
+        grads = make("random", 300, 1, 50).value_diffs
+        first, again = problem.solve(form, 7), problem.solve(form, 7)
+        assert torch.equal(first.param_shift, again.param_shift) and first.residual == again.residual
+        one, two = (solution.gradients(problem.keys, grads) for solution in (first, again))
+        assert torch.equal(one.value_diffs, two.value_diffs)
+        assert (one.log_ridge, one.log_preserved_strength) == (two.log_ridge, two.log_preserved_strength)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_rows_may_follow_a_solve(self, kind: Kind) -> None:

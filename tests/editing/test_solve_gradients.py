@@ -1,4 +1,11 @@
-"""The hand-written gradients of the solve are autograd's through a dense solve that shares no code with them."""
+"""The hand-written gradients of the solve are autograd's through a dense solve that shares no code with them.
+
+The spectral form's, derived once more, with B = alpha C0 + lambda I and r = D - U S. A S = U^T D says B S = U^T r,
+so S = B^-1 U^T r, and with K = I + U B^-1 U^T: r = K^-1 D, S = B^-1 U^T K^-1 D, Y = dL/dD = K^-1 U B^-1 G (F = lambda
+B^-1 and X = r / lambda are the code's). A varies by dA, and S by -A^-1 dA S, so that dL = -<M, dA S> with M = A^-1 G =
+B^-1 (G - U^T Y). For dA = B, which is log lambda and log alpha at once, -<M, B S> = -<U M, r> = -<Y, r>, without a
+product of d_in^2. For dA = alpha C0 alone, alpha C0 B^-1 = I - F, hence -<(I - F)(G - U^T Y), S>. Autograd judges.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +19,7 @@ from hypothesis import strategies as st
 from solve_problems import FORMS, KINDS, Kind, Problem, counted, exact_oracle, make, problems, relative, theorem
 from torch import Tensor
 
-from malmen_cli.editing.normal_equation import Form, Gradients
+from malmen_cli.editing.normal_equation import Form, Gradients, NormalEquation, PreservedKeys
 
 
 def loss_of(shift: Tensor) -> Tensor:
@@ -62,6 +69,13 @@ def test_gradients_are_autograds(figures: Figures, form: Form, kind: Kind, ancho
     problem = make(kind, n, 14, 5, ridge=0.3, anchors=anchors, strength=2.0, seed=n)
     worst = check(problem, form, 1e-11)
     figures.within("R12: the closed form is right (float64, relative)", "gradients by hand = autograd", worst, 1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("anchors", [0, 3, 40])
+def test_gradients_of_fewer_rows_than_outputs_are_autograds(form: Form, kind: Kind, anchors: int) -> None:
+    check(make(kind, 8, 14, 35, ridge=0.3, anchors=anchors, strength=2.0), form, 1e-11)
 
 
 @theorem
@@ -115,4 +129,34 @@ def test_one_factorisation_serves_the_shift_and_every_gradient(form: Form, monke
     monkeypatch.setattr(torch.linalg, "cholesky_ex", counted(torch.linalg.cholesky_ex, sizes))
     problem = make("random", 20, 14, 5, anchors=9, strength=3.0)
     by_hand(problem, form)
-    assert sizes == [29 if form == "kernel" else 14]
+    assert sizes == [{"kernel": 29, "primal": 14, "spectral": 20}[form]]
+
+
+@pytest.mark.parametrize("anchors", [3, 40])
+@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("strength", [1e-9, 1e-3, 1e6])
+def test_the_gradient_of_a_strength_far_off_keeps_its_digits(n: int, anchors: int, strength: float) -> None:
+    """Of a weak one A - U^T U - lambda I, which is alpha C0, cancels; the kernel form has no such difference.
+
+    Of a strong one all but nothing is left, of which rounding of C0 takes digits: it counts relative to |G| |S|.
+    """
+    problem = make("random", n, 14, 5, ridge=0.3, anchors=anchors, strength=strength)
+    kernel, primal, spectral = (by_hand(problem, form)[0].log_preserved_strength for form in FORMS)
+    size = float(by_hand(problem, "kernel")[1].norm() * problem.solve("kernel").param_shift.norm())
+    assert abs(kernel) > 1e-14 * size, "nothing to compare"
+    assert [primal, spectral] == pytest.approx([kernel] * 2, rel=1e-8, abs=1e-9 * size if strength > 1 else 0)
+
+
+def test_the_eigenvectors_of_preserved_keys_are_made_once_for_all_solves(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(torch.linalg, "eigh", counted(torch.linalg.eigh, sizes))
+    first = make("random", 4, 200, 40, anchors=300, strength=2.0)
+    assert first.anchors is not None
+    preserved = PreservedKeys(first.anchors)
+    for seed in range(5):
+        keys, diffs = make("random", 1 + seed, 200, 40, seed=seed).keys, make("random", 1 + seed, 200, 40).value_diffs
+        equation = NormalEquation(200, 40, preserved=preserved, repeated=True).update(keys, diffs)
+        solution = equation.solve(ridge=0.1 + seed, preserved_strength=2.0 + seed)
+        assert solution.form == "spectral"
+        solution.gradients(keys, torch.ones(200, 40, dtype=torch.float64))
+    assert sizes == [200]
