@@ -42,6 +42,7 @@ from malmen_cli.ledger import (
     writing,
 )
 from malmen_cli.ledger.connection import connect
+from malmen_cli.ledger.staged import StagedObject
 
 EDITOR = "editor-1"
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a place where syncing costs nothing, if there is one
@@ -106,7 +107,9 @@ def apply_draft(ledger: Ledger, facts: Sequence[Fact]) -> EntryDraft:
         if new:
             rows = ("U8", (len(new), 1), layer[2].encode() * len(new))
             data = safetensors_bytes({"u": rows, "d": rows})
-            new_rows.append(NewRows(layer, data, [RowSpan(digest, row, 1) for row, digest in enumerate(new)]))
+            staged = StagedObject(ledger.objects.root)
+            staged.write(data, 0)
+            new_rows.append(NewRows(layer, staged, [RowSpan(digest, row, 1) for row, digest in enumerate(new)]))
     return EntryDraft(
         model=model,
         kind="apply",

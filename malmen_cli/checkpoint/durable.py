@@ -68,7 +68,7 @@ def write_without_folder(path: Path, data: bytes, mode: int | None = None) -> No
         temporary.rename(path)
 
 
-def write_all(descriptor: int, data: bytes, offset: int) -> None:
+def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data` at `offset` (bytes), however little the system takes at a time."""
     view = memoryview(data)
     while view:

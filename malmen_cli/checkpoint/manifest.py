@@ -14,7 +14,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from malmen_cli.checkpoint.digests import CHUNK, canonical_json, digest_bytes, digest_file, is_digest, short, tag
+from malmen_cli.checkpoint.digests import (
+    CHUNK,
+    canonical_json,
+    digest_bytes,
+    digest_file,
+    digest_ranges,
+    is_digest,
+    short,
+    tag,
+)
 from malmen_cli.checkpoint.safetensors_file import (
     BITS,
     SafetensorsHeader,
@@ -282,11 +291,9 @@ def _weights_now(path: Path, name: str, weights: WeightFile, manifest: Manifest)
             return f"{name} has {size} bytes, expected {weights.size}"
         if digest_file(path, 0, weights.header_size) != weights.header_digest:
             return f"the header of {name} was changed"
-        return {
-            tensor: digest_file(path, record.start, record.stop - record.start)
-            for tensor, record in manifest.tensors.items()
-            if record.file == name
-        }
+        inside = {tensor: record for tensor, record in manifest.tensors.items() if record.file == name}
+        digests = digest_ranges(path, [(record.start, record.stop - record.start) for record in inside.values()])
+        return dict(zip(inside, digests, strict=True))
     except UnsafeFile as error:
         return error.message
     except OSError as error:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from malmen_cli.checkpoint.digests import CHUNK, digest_file, short
+from malmen_cli.checkpoint.digests import CHUNK, digest_ranges, short
 from malmen_cli.checkpoint.durable import Need, fsync_folder, require_space, temporary_beside, write_all
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
@@ -75,8 +75,9 @@ def patch_shard(path: Path, changes: Sequence[tuple[TensorChange, TensorSlot]]) 
         os.fsync(target)
         temporary.rename(path)
     fsync_folder(path.parent)
-    for change, slot in changes:
-        if digest_file(path, slot.start, slot.length) != change.after:
+    written = digest_ranges(path, [(slot.start, slot.length) for _, slot in changes])
+    for (change, _), found in zip(changes, written, strict=True):
+        if found != change.after:
             raise VerificationFailed(
                 f"tensor {change.name} in {path} does not read back as it was written",
                 remedy="check the disk; the next writing command puts the bytes right from the ledger's objects",
@@ -95,7 +96,8 @@ def overwrite(path: Path, descriptor: int, changes: Sequence[tuple[TensorChange,
                 f"tensor {change.name} takes {slot.length} bytes in {named.name}, not {len(change.data)}",
                 remedy="the editor was made for another model; malmen editors are bound to one base",
             )
-        found = digest_file(path, slot.start, slot.length)
+    copied = digest_ranges(path, [(slot.start, slot.length) for _, slot in changes])
+    for (change, _), found in zip(changes, copied, strict=True):
         if found != change.before:
             raise WrongBase(
                 f"tensor {change.name} in {named} is {short(found)}, expected {short(change.before)}",

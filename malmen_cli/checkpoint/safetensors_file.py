@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,18 +78,42 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 def read_header(path: Path) -> SafetensorsHeader:
     """Read and check the header of a safetensors file. Raises UnsafeFile for anything the format does not allow."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        prefix = file.read(8)
-        length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > size - 8:
-            raise _malformed(path, "it is shorter than its header says")
-        if length > LARGEST_HEADER:
-            raise _malformed(path, f"its header of {length} bytes is over the limit of {LARGEST_HEADER}")
-        text = file.read(length)
+        return header_of(file.fileno(), path)
+
+
+def header_of(descriptor: int, path: Path) -> SafetensorsHeader:
+    """`read_header` of an open file; `path` is for messages."""
+    size = os.fstat(descriptor).st_size
+    prefix = os.pread(descriptor, 8, 0)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > size - 8:
+        raise _malformed(path, "it is shorter than its header says")
+    if length > LARGEST_HEADER:
+        raise _malformed(path, f"its header of {length} bytes is over the limit of {LARGEST_HEADER}")
+    text = os.pread(descriptor, length, 8)
     if len(text) < length:
         raise _malformed(path, "it is shorter than its header says")
     slots = _slots(path, text, 8 + length, size)
     return SafetensorsHeader(slots, digest_bytes(prefix + text), 8 + length, size)
+
+
+def header_for(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
+    """The header of a file of these tensors (dtype and shape by name), and where each one's bytes begin, from the
+    file's own beginning.
+
+    The bytes are those that the safetensors library writes: widest elements first, then by name.
+    """
+    entries: dict[str, dict[str, object]] = {}
+    offsets, reached = {}, 0
+    for name in sorted(tensors, key=lambda name: (-BITS[tensors[name][0]], name)):
+        dtype, shape = tensors[name]
+        stop = reached + math.prod(shape) * BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [reached, stop]}
+        offsets[name], reached = reached, stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return header, {name: len(header) + offset for name, offset in offsets.items()}
 
 
 def read_tensor(path: Path, slot: TensorSlot) -> bytes:

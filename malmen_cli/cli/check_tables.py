@@ -33,7 +33,7 @@ def print_check(check: Check) -> None:
     if check.checked_old:
         print(f"{plural(check.checked_old, 'earlier fact')} asked again: ES {percent(check.old_success)}")
     if check.wrong:
-        print(f"\nstill wrong: {plural(len(check.wrong), 'fact')}")
+        print(f"\nstill wrong: {plural(check.still_wrong, 'fact')}")
         print_table(
             [
                 (
@@ -44,5 +44,5 @@ def print_check(check: Check) -> None:
             ],
             header=("", "prompt", "target", "answer"),
         )
-        if len(check.wrong) > SHOWN_WRONG:
-            print(f"... and {len(check.wrong) - SHOWN_WRONG:,} more (--json)")
+        if check.still_wrong > SHOWN_WRONG:
+            print(f"... and {check.still_wrong - SHOWN_WRONG:,} more (--json)")

@@ -97,7 +97,8 @@ def show(
         print()
         rows = [(when, *(percent(check[when].get(key)) for key in ("ES", "GS", "LS"))) for when in ("before", "after")]
         print_table(rows, header=("active facts" if entry.kind == "rebase" else "new facts", "ES", "GS", "LS"))
-        print(f"{len(check['wrong'])} still wrong, {check['checked_old']} older facts asked again")
+        still_wrong = check.get("still_wrong", len(check["wrong"]))
+        print(f"{still_wrong} still wrong, {check['checked_old']} older facts asked again")
     if deltas:
         print()
         print_table(

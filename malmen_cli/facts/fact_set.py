@@ -22,7 +22,10 @@ class FactSet:
     @cached_property
     def digest(self) -> str:
         """Identity of the facts and their order, whatever file they came from."""
-        return "sha256:" + sha256("\n".join(fact.digest for fact in self.facts).encode()).hexdigest()
+        hasher = sha256()
+        for place, fact in enumerate(self.facts):
+            hasher.update(f"{chr(10) if place else ''}{fact.digest}".encode())
+        return "sha256:" + hasher.hexdigest()
 
     def __len__(self) -> int:
         return len(self.facts)

@@ -6,13 +6,15 @@ one. The status is outside the chain: it moves from pending to applied.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from hashlib import sha256
 
-from malmen_cli.checkpoint.digests import digest_json
+from malmen_cli.checkpoint.digests import canonical_json, tag
 from malmen_cli.ledger.records import Entry, ParameterDelta, RowPack
 
 FORMAT = 1  # of the fields below
+SPANS = 1024  # written out at a time
 
 
 def entry_digest(
@@ -43,11 +45,22 @@ def entry_digest(
         "command": entry.command,
         "details": entry.details,
         "deltas": sorted((asdict(delta) for delta in deltas), key=lambda delta: str(delta["tensor"])),
-        "rows": sorted(map(_pack, packs)),
     }
-    return digest_json(said)
+    # The canonical JSON of all this with the packs among it as "rows", in pieces: spans come by the ten thousand.
+    hasher = sha256()
+    first, last = ({key: said[key] for key in said if (key < "rows") == is_first} for is_first in (True, False))
+    hasher.update(f'{canonical_json(first)[:-1]},"rows":['.encode())
+    for piece in _pieces(packs):
+        hasher.update(piece.encode())
+    hasher.update(f"],{canonical_json(last)[1:]}".encode())
+    return tag(hasher.hexdigest())
 
 
-def _pack(pack: RowPack) -> tuple[str, str, list[tuple[str, int, int]]]:
-    spans = sorted((span.edit_digest, span.start, span.count) for span in pack.spans)
-    return pack.layer, pack.object, spans
+def _pieces(packs: Iterable[RowPack]) -> Iterator[str]:
+    """The list of packs, each as its layer, its object and its spans in order, without the outermost brackets."""
+    for place, pack in enumerate(sorted(packs, key=lambda pack: (pack.layer, pack.object))):
+        yield f"{',' if place else ''}{canonical_json([pack.layer, pack.object])[:-1]},["
+        spans = sorted((span.edit_digest, span.start, span.count) for span in pack.spans)
+        for start in range(0, len(spans), SPANS):
+            yield f"{',' if start else ''}{canonical_json(spans[start : start + SPANS])[1:-1]}"
+        yield "]]"

@@ -126,14 +126,19 @@ def _insert_facts(db: sqlite3.Connection, fact_set: FactSet) -> None:
 
 def _insert_pack(db: sqlite3.Connection, entry_id: str, pack: RowPack) -> None:
     """Rows are captured once per (editor, edit, layer): a second capture could differ in its last bits."""
-    known = store.rows_of(db, pack.editor_id, [span.edit_digest for span in pack.spans]).get(pack.layer)
-    if known:
-        raise UsageError(f"{len(known)} facts have stored rows at {pack.layer} already", remedy="use the stored rows")
     pack_id = insert(db, "row_packs", entry_id=entry_id, editor_id=pack.editor_id, layer=pack.layer, object=pack.object)
     db.executemany(
         "INSERT INTO fact_rows (edit_digest, pack_id, start, count) VALUES (?, ?, ?, ?)",
         ((span.edit_digest, pack_id, span.start, span.count) for span in pack.spans),
     )
+    query = (
+        "SELECT count(*) FROM fact_rows AS new JOIN fact_rows AS old USING (edit_digest) "
+        "JOIN row_packs ON row_packs.id = old.pack_id "
+        "WHERE new.pack_id = ?1 AND old.pack_id <> ?1 AND editor_id = ?2 AND layer = ?3"
+    )
+    [known] = db.execute(query, (pack_id, pack.editor_id, pack.layer)).fetchone()
+    if known:
+        raise UsageError(f"{known} facts have stored rows at {pack.layer} already", remedy="use the stored rows")
 
 
 def _encodable(text: str) -> str:

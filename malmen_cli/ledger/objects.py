@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from malmen_cli.checkpoint.digests import ALGORITHM, digest_bytes, digest_file, is_digest, tag
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_without_folder
 from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import UnsafeFile, VerificationFailed
+from malmen_cli.ledger.staged import StagedObject, digest_descriptor
+
+Checked = dict[str, tuple[int, int, int]]
+"""Digests of objects whose files were hashed and found sound, with what tells when one is another file since."""
 
 _REMEDY = "run malmen verify; restore the workspace from a backup"
 
@@ -42,7 +48,7 @@ class ObjectStore:
     def put(self, data: bytes) -> str:
         return self.put_many([data])[0]
 
-    def put_many(self, blobs: Iterable[bytes]) -> list[str]:
+    def put_many(self, blobs: Iterable[bytes | StagedObject]) -> list[str]:
         """Store blobs and return their digests in order; folders are synced once at the end.
 
         A sound object is never written again; a damaged one is, since here is what it should be.
@@ -50,12 +56,15 @@ class ObjectStore:
         digests: list[str] = []
         folders: dict[Path, None] = {}
         for data in blobs:
-            digest = digest_bytes(data)
+            digest = data.digest if isinstance(data, StagedObject) else digest_bytes(data)
             path = self.path(digest)
             with in_words(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if path.is_symlink() or not (path.is_file() and digest_file(path) == digest):
-                    write_without_folder(path, data, mode=0o444)
+                    if isinstance(data, StagedObject):
+                        data.place(path)
+                    else:
+                        write_without_folder(path, data, mode=0o444)
             folders |= dict.fromkeys((path.parent, path.parent.parent, self.root, self.root.parent))
             digests.append(digest)
         for folder in folders:
@@ -71,14 +80,26 @@ class ObjectStore:
             raise _damaged(path)
         return data
 
-    def checked_path(self, digest: str) -> Path:
-        """The object's file, for those that need only parts of it, checked against its name as `get` does."""
+    @contextmanager
+    def opened(self, digest: str, checked: Checked | None = None) -> Iterator[BinaryIO]:
+        """The object's file, for those that need only parts of it, checked against its name as `get` does.
+
+        Args:
+            checked: what was checked before: such a file is hashed again only where it looks another one since.
+
+        Raises:
+            VerificationFailed: also for an OSError within.
+        """
         path = self.path(digest)
-        with _checking(path), open_regular(path):
-            sound = digest_file(path) == digest
-        if not sound:
-            raise _damaged(path)
-        return path
+        with _checking(path), open_regular(path) as file:
+            status = os.fstat(file.fileno())
+            now = status.st_ino, status.st_size, status.st_mtime_ns
+            if checked is None or checked.get(digest) != now:
+                if digest_descriptor(file.fileno()) != digest:
+                    raise _damaged(path)
+                if checked is not None:
+                    checked[digest] = now
+            yield file
 
     def __iter__(self) -> Iterator[str]:
         """Digests of the objects that are there, by their names; anything else in the folder is passed over."""

@@ -13,6 +13,7 @@ from malmen_cli.checkpoint.digests import digest_json
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.facts import FactSet
+from malmen_cli.ledger.staged import StagedObject
 
 Kind = Literal["register", "apply", "revert", "rebase"]
 Status = Literal["pending", "applied"]
@@ -116,15 +117,15 @@ class RowPack:
     editor_id: str
     layer: str
     object: str
-    spans: tuple[RowSpan, ...]
+    spans: Sequence[RowSpan]
 
 
 @dataclass(frozen=True, slots=True)
 class NewRows:
-    """Rows of one layer to be stored: the bytes of a safetensors file with `u` and `d`, and whose they are."""
+    """Rows of one layer to be stored: a safetensors file with `u` and `d`, and whose they are."""
 
     layer: str
-    data: bytes = field(repr=False)
+    data: StagedObject = field(repr=False)
     spans: Sequence[RowSpan]
 
 

@@ -51,7 +51,13 @@ _SCORES = {"ES?": _FIGURE, "GS?": _FIGURE, "LS?": _FIGURE}
 _CONVERTED = {"file": _TEXT, "digest": _TEXT, "size": _NUMBER, "modified_ns": _NUMBER}
 DETAILS = {
     "facts?": {"in_file?": _NUMBER, "duplicates?": _NUMBER, "active?": _NUMBER, "taken_out?": _NUMBER},
-    "check?": {"before": _SCORES, "after": _SCORES, "checked_old": _NUMBER, "wrong": (list,)},
+    "check?": {
+        "before": _SCORES,
+        "after": _SCORES,
+        "checked_old": _NUMBER,
+        "still_wrong?": _NUMBER,  # not there where all are named
+        "wrong": (list,),
+    },
     "base_tensors?": [_TEXT],
     "origin?": {"repo?": _TEXT, "revision?": _MAYBE_TEXT, "folder?": _TEXT, "converted?": [_CONVERTED]},
 }

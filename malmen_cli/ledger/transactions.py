@@ -252,7 +252,7 @@ def _require_room(ledger: Ledger, draft: EntryDraft, base: Sequence[str]) -> Non
         changed=[change.name for change in draft.changes if change.before != change.after],
         objects=[
             *(size for digest, size in objects.items() if not stored(digest)),
-            *(len(rows.data) for rows in draft.new_rows),
+            # What is staged lies on the disk already.
         ],
         facts=draft.fact_set,
         rows=sum(len(rows.spans) for rows in draft.new_rows),
@@ -288,7 +288,7 @@ def _store_rows(ledger: Ledger, draft: EntryDraft) -> list[RowPack]:
         raise VerificationFailed("rows without an editor", remedy="report this")
     digests = ledger.objects.put_many(rows.data for rows in draft.new_rows)
     return [
-        RowPack(draft.editor_id, rows.layer, digest, tuple(rows.spans))
+        RowPack(draft.editor_id, rows.layer, digest, rows.spans)
         for rows, digest in zip(draft.new_rows, digests, strict=True)
     ]
 

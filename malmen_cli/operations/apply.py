@@ -29,6 +29,7 @@ from malmen_cli.ledger import (
 from malmen_cli.operations.active import Proposal, out_of_range, propose, require_room_ahead
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.copies import write_copy
+from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Progress, Workbench, silent
 
@@ -93,7 +94,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
         if not proposal.is_needed:
             return Applied(None, proposal, None, [], settlement)
         require_room_ahead(ledger, model, proposal.editor, facts)
-        bench, solved, check = _edit(ledger, proposal, options)
+        bench, solved, check = _edit(ledger, proposal, options, store_rows=True)
         warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
         draft = EntryDraft(
             model=model,
@@ -134,22 +135,26 @@ def _propose(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyO
     return proposal
 
 
-def _edit(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> tuple[Workbench, Solved, Check]:
-    """The edited model in memory: asked before, captured, solved, asked after."""
-    bench = open_bench(ledger, proposal, options)
+def _edit(
+    ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, store_rows: bool = False
+) -> tuple[Workbench, Solved, Check]:
+    """The edited model in memory: captured, asked before, solved, asked after."""
+    bench = open_bench(ledger, proposal, options, store_rows=store_rows)
     with ledger.read() as db:
         # The digests' order is as good as random, and the same every time.
         old = store.facts_with(db, sorted(proposal.kept())[: options.check_old])
+    model, facts = bench.language_model, proposal.facts.facts
+    edits = PackedTexts(model.tokenizing(fact.prompt, fact.target) for fact in facts)
     # Capture comes first: bad facts (too long for the model, say) are refused before anything is asked.
-    bench.capture(proposal.facts)
-    questions = Questions(bench.language_model, proposal.facts.facts, list(old.values()), options.sample)
+    bench.capture(facts, edits)
+    questions = Questions(model, facts, list(old.values()), options.sample, edits)
     before = questions.scores(), questions.answers()
     solved = bench.solve()
-    bench.language_model.overlay(solved.weights)
+    model.overlay(solved.weights)
     return bench, solved, questions.check(*before)
 
 
-def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Workbench:
+def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, store_rows: bool = False) -> Workbench:
     return Workbench(
         ledger,
         proposal.model,
@@ -157,6 +162,7 @@ def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Wor
         proposal.active,
         device=options.device,
         batch_tokens=options.batch_tokens,
+        store_rows=store_rows,
         progress=options.progress,
     )
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from malmen_cli.evaluation.metrics import Scores, agreement, mean, token_accuracy
+from malmen_cli.evaluation.metrics import Scores, agreement
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
+from malmen_cli.operations.packed_texts import PackedTexts
+
+ASKED = 4096
+"""Prompts that are made batches of, and answers that are held, at a time."""
+
+NAMED = 1000
+"""Most new facts that are still wrong which an entry names; all of them are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class Check:
 
     Attributes:
         before, after: scores of the new facts. checked_old: how many older facts were asked.
-        old_success: ES of those. wrong: every asked fact that is still wrong. answers: the sample.
+        old_success: ES of those. answers: the sample.
+        wrong: facts that are still wrong, of the new ones the first `NAMED`. still_wrong: how many there are.
     """
 
     before: Scores
@@ -48,6 +56,7 @@ class Check:
     old_success: float | None
     wrong: list[WrongFact]
     answers: list[Answer]
+    still_wrong: int
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -55,32 +64,47 @@ class Check:
             "after": self.after.as_dict(),
             "checked_old": self.checked_old,
             "old_ES": self.old_success,
+            "still_wrong": self.still_wrong,
             "wrong": [asdict(wrong) for wrong in self.wrong],
             "answers": [asdict(answer) for answer in self.answers],
         }
 
 
 class Questions:
-    """The prompts of an entry's facts and of some older ones, tokenised once and asked before and after."""
+    """The prompts of an entry's facts and of some older ones, tokenised once and asked before and after.
 
-    def __init__(self, model: LanguageModel, new: Sequence[Fact], old: Sequence[Fact], sample: int) -> None:
+    Args:
+        edits: the new facts' own prompts, where they are tokenised already.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        new: Sequence[Fact],
+        old: Sequence[Fact],
+        sample: int,
+        edits: PackedTexts | None = None,
+    ) -> None:
         tokens = model.tokenizing
         self.model, self.new, self.old = model, new, old
-        self.edits = [tokens(fact.prompt, fact.target) for fact in new]
-        self.old_edits = [tokens(fact.prompt, fact.target) for fact in old]
+        self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
+        self.old_edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in old)
         self.rephrases = _fitting(tokens.fits(prompt, fact.target) for fact in new for prompt in fact.rephrases)
         self.unrelated = _fitting(tokens.fits(other.prompt, other.target) for fact in new for other in fact.unrelated)
         self.sample = min(sample, len(new))
 
     def scores(self) -> Scores:
         """ES, GS and LS of the new facts as the model stands."""
-        return self._scores(self.model.predictions(self.edits))
+        return self._scores(self._ask(self.edits))
 
-    def _scores(self, predictions: Sequence[Sequence[int]]) -> Scores:
+    def _ask(self, texts: PackedTexts) -> Iterator[tuple[Tokens, list[int]]]:
+        """Each text, and what the model predicts on it."""
+        for block in texts.blocks(ASKED):
+            yield from zip(block, self.model.predictions(block), strict=True)
+
+    def _scores(self, said: Iterable[tuple[Tokens, list[int]]]) -> Scores:
         """The same, from what the model predicts on the edit prompts."""
-        edit_success = agreement(predictions, self.edits)
-        others = (token_accuracy(self.model, texts) for texts in (self.rephrases, self.unrelated))
-        return Scores(mean(edit_success), *map(mean, others))
+        return Scores(_mean(said), *(_mean(self._ask(texts)) for texts in (self.rephrases, self.unrelated)))
 
     def answers(self) -> list[str]:
         """Greedy answers to the sample, each as long as its target."""
@@ -91,33 +115,50 @@ class Questions:
     def check(self, before: Scores, answers_before: Sequence[str]) -> Check:
         """Ask everything of the edited model."""
         sampled = zip(self.new, answers_before, self.answers(), strict=False)
-        new, old = self.model.predictions(self.edits), self.model.predictions(self.old_edits)
-        wrong = self._wrong(self.new, self.edits, new, is_new=True)
-        wrong += self._wrong(self.old, self.old_edits, old, is_new=False)
+        wrong = _Wrong(self.model, NAMED)
+        after = self._scores(wrong.watch(self.new, self._ask(self.edits), is_new=True))
+        wrong.room = len(self.old)
+        old_success = _mean(wrong.watch(self.old, self._ask(self.old_edits), is_new=False))
         return Check(
             before=before,
-            after=self._scores(new),
+            after=after,
             checked_old=len(self.old),
-            old_success=mean(agreement(old, self.old_edits)),
-            wrong=wrong,
+            old_success=old_success,
+            wrong=wrong.named,
             answers=[Answer(fact.prompt, fact.target, was, now) for fact, was, now in sampled],
+            still_wrong=wrong.count,
         )
 
-    def _wrong(
-        self, facts: Sequence[Fact], edits: Sequence[Tokens], predictions: Sequence[list[int]], *, is_new: bool
-    ) -> list[WrongFact]:
-        return [
-            WrongFact(
-                fact.prompt,
-                fact.target,
-                self.model.tokenizing.text_of(predicted),
-                is_new,
-                fact.edit_digest,
-            )
-            for fact, tokens, predicted in zip(facts, edits, predictions, strict=True)
-            if tuple(predicted) != tokens.labels
-        ]
+
+class _Wrong:
+    """Notes which facts are wrong as their answers pass by: some by name, all by number."""
+
+    def __init__(self, model: LanguageModel, room: int) -> None:
+        self.model, self.room = model, room
+        self.named: list[WrongFact] = []
+        self.count = 0
+
+    def watch(
+        self, facts: Sequence[Fact], said: Iterable[tuple[Tokens, list[int]]], *, is_new: bool
+    ) -> Iterator[tuple[Tokens, list[int]]]:
+        for fact, (tokens, predicted) in zip(facts, said, strict=True):
+            if tuple(predicted) != tokens.labels:
+                self.count += 1
+                if self.room:
+                    self.room -= 1
+                    answer = self.model.tokenizing.text_of(predicted)
+                    self.named.append(WrongFact(fact.prompt, fact.target, answer, is_new, fact.edit_digest))
+            yield tokens, predicted
 
 
-def _fitting(texts: Any) -> list[Tokens]:
-    return [text for text in texts if text is not None]
+def _mean(said: Iterable[tuple[Tokens, list[int]]]) -> float | None:
+    """Mean share of labels that were predicted, 0 to 1; None of nothing."""
+    total, count = 0.0, 0
+    for tokens, predicted in said:
+        total += agreement([predicted], [tokens])[0]
+        count += 1
+    return total / count if count else None
+
+
+def _fitting(texts: Iterable[Tokens | None]) -> PackedTexts:
+    return PackedTexts(text for text in texts if text is not None)

@@ -27,13 +27,14 @@ from malmen_cli.ledger import (
     remaining,
     store,
 )
+from malmen_cli.ledger.row_files import RowTable
 from malmen_cli.operations.active import ActiveSet, active_now, choose_editor, edit_digests, out_of_range, reference
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
 from malmen_cli.operations.layers import all_layers, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
-from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
+from malmen_cli.operations.rows import RowReader, capture_rows
 from malmen_cli.operations.solving import solve_active
 from malmen_cli.operations.tensors import stored_tensor
 
@@ -77,14 +78,15 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     progress = partial(options.progress, "capturing rows")
     # Captured anew even where rows are stored: the scores are the same whatever the ledger has seen.
     fresh = capture_rows(language_model, editor, chosen, batch_tokens=options.batch_tokens, progress=progress)
-    slices = slices_of(fresh)
-    edits = edit_digests({fact.prompt: reference(fact) for fact in chosen})
+    tables = {rows.layer: RowTable(edit_digests({fact.prompt: reference(fact) for fact in chosen})) for rows in fresh}
+    for rows in fresh:
+        tables[rows.layer].note_pack(rows.data.digest, rows.spans)
     solved = solve_active(
         ledger,
         model,
         editor,
         layers,
-        lambda layer: [slices[layer][edit] for edit in edits],
+        tables.__getitem__,
         RowReader(ledger.objects, fresh),
         {},
         language_model.device,

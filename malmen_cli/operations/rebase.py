@@ -82,6 +82,7 @@ def rebase(
             now.facts,
             device=device,
             batch_tokens=batch_tokens,
+            store_rows=True,
             progress=progress,
         )
         facts = facts_of_active(ledger, now.facts)

@@ -122,7 +122,7 @@ def revert_entry(
             assert editor_id is not None
             with ledger.read() as db:
                 editor = store.editor(db, editor_id)
-            bench = Workbench(ledger, model, editor, active, device=pick_device(device))
+            bench = Workbench(ledger, model, editor, active, device=pick_device(device), store_rows=True)
             if bench.without_rows():
                 bench.capture(facts_of_active(ledger, active))
             solved = bench.solve()

@@ -1,25 +1,35 @@
-"""Rows (u, d) of facts: captured once per fact and editor, kept as objects, read back for every later solve."""
+"""Rows (u, d) of facts: captured once per fact and editor, kept as objects, read back for every later solve.
+
+Neither holds more than a batch or a chunk of rows in memory, however many facts there are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
 from torch import Tensor
 
-from malmen_cli.checkpoint.digests import digest_bytes
+from malmen_cli.checkpoint.durable import Need, require_space
+from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.editing.editor import Editor
-from malmen_cli.errors import NumericalFailure, VerificationFailed
+from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.ledger.objects import ObjectStore
-from malmen_cli.ledger.records import NewRows, RowSlice, RowSpan
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.ledger.objects import Checked, ObjectStore
+from malmen_cli.ledger.records import NewRows, RowSlice
+from malmen_cli.ledger.row_files import RowFile, RowSpans
+from malmen_cli.ledger.staged import StagedObject
+from malmen_cli.operations.packed_texts import PackedTexts
+from malmen_cli.operations.tensors import DTYPES
 
 BLOCK = 1024
-"""Facts captured before their rows are handed on to the CPU in one piece."""
+"""Facts that batches are formed of, and that are captured before it is said how far the work is."""
+
+_STORED = {**DTYPES, "F64": torch.float64}
+_NAMES = {dtype: name for name, dtype in _STORED.items()}
 
 
 def capture_rows(
@@ -28,51 +38,88 @@ def capture_rows(
     facts: Sequence[Fact],
     *,
     batch_tokens: int,
+    texts: Sequence[Tokens] | None = None,
+    objects: ObjectStore | None = None,
+    reserve: Sequence[int] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NewRows]:
-    """Capture the facts' rows at the base weights and pack them, one safetensors blob per layer, in the facts' order.
+    """Capture the facts' rows at the base weights into files, one per layer, in the facts' order.
 
     Keys are kept in the model's dtype, value differences in float32.
 
+    Args:
+        texts: the facts' edit prompts, where they are tokenised already.
+        objects: where the rows are to be stored; None for rows that are not.
+        reserve: bytes that other objects will need there.
+
     Raises:
         NumericalFailure: a row that is not finite, naming the fact. UsageError: a fact too long for the model.
+        MalmenError: the rows would not fit on the disk.
     """
-    texts = [model.tokenizing(fact.prompt, fact.target) for fact in facts]
-    found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in facts]
-    with torch.no_grad():
-        for start in range(0, len(texts), BLOCK):
-            for batch, rows in model.capture(texts[start : start + BLOCK], batch_tokens=batch_tokens):
-                per_layer = [
-                    (keys.cpu().split(counts), editor.value_diffs(i, keys, grads).cpu().split(counts))
-                    for i, (keys, grads, counts) in enumerate(
-                        zip(rows.keys, rows.value_grads, rows.counts, strict=True)
-                    )
-                ]
-                for place, row in enumerate(batch.rows):
-                    found[start + row] = [(keys[place], diffs[place]) for keys, diffs in per_layer]
-            progress(min(start + BLOCK, len(texts)), len(texts))
-    for fact, layers in zip(facts, found, strict=True):
-        if not all(bool(torch.isfinite(u).all() and torch.isfinite(d).all()) for u, d in layers):
+    if texts is None:
+        texts = PackedTexts(model.tokenizing(fact.prompt, fact.target) for fact in facts)
+    edits = [fact.edit_digest for fact in facts]
+    stacks = dict.fromkeys(layer.stack for layer in model.layers)
+    spans = {stack: RowSpans(edits, (text.rows(stack) for text in texts)) for stack in stacks}
+    of_layers = [spans[layer.stack] for layer in model.layers]
+    if objects is not None:
+        sizes = [
+            rows.rows * (layer.shape.d_in * model.dtype.itemsize + layer.shape.d_out * 4)
+            for rows, layer in zip(of_layers, model.layers, strict=True)
+        ]
+        require_space([Need(objects.root, (*sizes, *reserve), "new tensors and rows")])
+    staged: list[StagedObject] = []
+    try:
+        files = []
+        for rows, layer in zip(of_layers, model.layers, strict=True):
+            staged.append(StagedObject(None if objects is None else objects.root))
+            shapes = (_NAMES[model.dtype], layer.shape.d_in), ("F32", layer.shape.d_out)
+            files.append(RowFile(staged[-1], rows.rows, *shapes))
+        with torch.no_grad():
+            for start in range(0, len(texts), BLOCK):
+                block = texts[start : start + BLOCK]
+                for batch, rows_of_batch in model.capture(block, batch_tokens=batch_tokens):
+                    places = [start + row for row in batch.rows]
+                    for index, file in enumerate(files):
+                        keys = rows_of_batch.keys[index]
+                        diffs = editor.value_diffs(index, keys, rows_of_batch.value_grads[index])
+                        _write(file, of_layers[index], places, keys.to(model.dtype), diffs.float(), facts)
+                progress(min(start + BLOCK, len(texts)), len(texts))
+        return [
+            NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)
+        ]
+    except BaseException:
+        for data in staged:
+            data.discard()
+        raise
+
+
+def _write(
+    file: RowFile, spans: RowSpans, places: Sequence[int], keys: Tensor, value_diffs: Tensor, facts: Sequence[Fact]
+) -> None:
+    """Put the rows of some facts, which follow one another in the tensors, where the facts' rows belong."""
+    u, d = _bytes_of(keys), _bytes_of(value_diffs)
+    finite = (torch.isfinite(keys).all(1) & torch.isfinite(value_diffs).all(1)).tolist()
+    u_width, d_width = keys.shape[1] * keys.element_size(), value_diffs.shape[1] * value_diffs.element_size()
+    begin = 0
+    for place in places:
+        start, end = spans.start(place), begin + spans.start(place + 1) - spans.start(place)
+        if not all(finite[begin:end]):
             raise NumericalFailure(
-                f"the rows of {fact.prompt!r:.80} are not finite",
+                f"the rows of {facts[place].prompt!r:.80} are not finite",
                 remedy="The model overflows on this fact: leave it out.",
             )
-    packs = []
-    for index, layer in enumerate(model.layers):
-        spans, start = [], 0
-        for fact, text in zip(facts, texts, strict=True):
-            spans.append(RowSpan(fact.edit_digest, start, text.rows(layer.stack)))
-            start += text.rows(layer.stack)
-        pack = {
-            "u": torch.cat([layers[index][0] for layers in found]).contiguous(),
-            "d": torch.cat([layers[index][1] for layers in found]).contiguous(),
-        }
-        packs.append(NewRows(layer.name, save(pack), spans))
-    return packs
+        file.write(start, u[begin * u_width : end * u_width], d[begin * d_width : end * d_width])
+        begin = end
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, written to or read from in place."""
+    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())  # type: ignore[arg-type]
 
 
 class RowReader:
-    """Stored rows by fact. Packs of one layer stay open until `close_layer`; each is checked against its digest.
+    """Stored rows by fact. Each pack is checked against its digest once per layer, which `close_layer` ends.
 
     Args:
         objects: where packs lie. fresh: rows that are not stored yet.
@@ -80,50 +127,92 @@ class RowReader:
 
     def __init__(self, objects: ObjectStore, fresh: Sequence[NewRows] = ()) -> None:
         self._objects = objects
-        self._fresh = {digest_bytes(rows.data): rows.data for rows in fresh}
-        self._open: dict[str, Mapping[str, Any]] = {}
+        self._fresh = {rows.data.digest: rows.data for rows in fresh}
+        self._checked: Checked = {}
+        self._slots: dict[str, tuple[TensorSlot, TensorSlot]] = {}
 
     def close_layer(self) -> None:
-        self._open.clear()
+        self._checked.clear()
+        self._slots.clear()
 
     def __call__(self, row: RowSlice) -> tuple[Tensor, Tensor]:
-        """(u, d) of one fact.
+        """(u, d) of one fact; raises as `chunk` does."""
+        return self.chunk([row])
+
+    def chunk(self, rows: Sequence[RowSlice]) -> tuple[Tensor, Tensor]:
+        """(u, d) of some facts, one after another: (n, d_in) and (n, d_out), as they are stored.
 
         Raises:
-            VerificationFailed: the object is damaged, or shorter than the ledger says.
+            VerificationFailed: an object is damaged, or shorter than the ledger says, or does not go with the others.
         """
-        try:
-            pack = self._open.get(row.object) or self._pack(row.object)
-            part = slice(row.start, row.start + row.count)
-            keys, value_diffs = pack["u"][part], pack["d"][part]
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise VerificationFailed(
-                f"stored rows {row.object[:17]} cannot be read: {error}",
-                remedy="`malmen verify` names what is damaged.",
-            ) from None
-        if len(keys) != row.count or len(value_diffs) != row.count:
-            raise VerificationFailed(
-                f"stored rows {row.object[:17]} are shorter than the ledger says", remedy="run malmen verify"
-            )
-        if not all(rows.ndim == 2 and rows.is_floating_point() for rows in (keys, value_diffs)):
-            raise VerificationFailed(f"stored rows {row.object[:17]} are no rows of numbers")
+        by_object: dict[str, list[tuple[RowSlice, int]]] = {}
+        total = 0
+        for row in rows:
+            by_object.setdefault(row.object, []).append((row, total))
+            total += max(0, row.count)
+        keys = value_diffs = None
+        for digest, wanted in by_object.items():
+            for descriptor in self._open(digest):
+                slots = self._slots[digest]
+                if keys is None or value_diffs is None:
+                    keys, value_diffs = (torch.empty((total, s.shape[1]), dtype=_STORED[s.dtype]) for s in slots)
+                for slot, found in zip(slots, (keys, value_diffs), strict=True):
+                    if slot.shape[1] != found.shape[1] or _STORED[slot.dtype] != found.dtype:
+                        raise VerificationFailed(
+                            f"stored rows {digest[:17]} are of another width or dtype than others of the same layer",
+                            remedy="run malmen verify",
+                        )
+                    _read(descriptor, slot, _bytes_of(found), found.shape[1] * found.element_size(), wanted, digest)
+        assert keys is not None and value_diffs is not None, "no rows were asked for"
         return keys, value_diffs
 
-    def _pack(self, digest: str) -> Mapping[str, Any]:
+    def _open(self, digest: str) -> Iterator[int]:
+        """A descriptor of the pack's file, which is open until the next step."""
         if digest in self._fresh:
-            pack: Mapping[str, Any] = load(self._fresh[digest])
+            self._look(digest, self._fresh[digest].descriptor)
+            yield self._fresh[digest].descriptor
         else:
-            # Slices are read on demand, so that memory does not grow with the facts of earlier entries.
-            file = safe_open(str(self._objects.checked_path(digest)), framework="pt")
-            pack = {name: file.get_slice(name) for name in ("u", "d")}
-        self._open[digest] = pack
-        return pack
+            with self._objects.opened(digest, self._checked) as file:
+                self._look(digest, file.fileno())
+                yield file.fileno()
+
+    def _look(self, digest: str, descriptor: int) -> None:
+        if digest in self._slots:
+            return
+        path = self._objects.path(digest)
+        try:
+            slots = header_of(descriptor, path).slots
+            pair = slots["u"], slots["d"]
+        except (KeyError, OSError, UnsafeFile) as error:
+            why = error.message if isinstance(error, MalmenError) else f"it has no {error}"
+            if isinstance(error, OSError):
+                why = error.strerror or str(error)
+            raise VerificationFailed(
+                f"stored rows {digest[:17]} cannot be read: {why}", remedy="`malmen verify` names what is damaged."
+            ) from None
+        if not all(len(slot.shape) == 2 and slot.dtype in _STORED for slot in pair):
+            raise VerificationFailed(f"stored rows {digest[:17]} are no rows of numbers", remedy="run malmen verify")
+        self._slots[digest] = pair
 
 
-def slices_of(fresh: Sequence[NewRows]) -> dict[str, dict[str, RowSlice]]:
-    """Layer -> edit digest -> where the rows will lie once stored."""
-    slices = {}
-    for rows in fresh:
-        digest = digest_bytes(rows.data)
-        slices[rows.layer] = {span.edit_digest: RowSlice(digest, span.start, span.count) for span in rows.spans}
-    return slices
+def _read(
+    descriptor: int, slot: TensorSlot, into: memoryview, width: int, wanted: Sequence[tuple[RowSlice, int]], digest: str
+) -> None:
+    """Rows of one tensor into their places; `width` in bytes."""
+    for row, place in wanted:
+        if row.start < 0 or row.count < 0 or row.start + row.count > slot.shape[0]:
+            raise VerificationFailed(
+                f"stored rows {digest[:17]} are shorter than the ledger says", remedy="run malmen verify"
+            )
+        part, offset = into[place * width : (place + row.count) * width], slot.start + row.start * width
+        while part:
+            try:
+                read = os.preadv(descriptor, [part], offset)
+            except OSError as error:
+                raise VerificationFailed(
+                    f"stored rows {digest[:17]} cannot be read: {error.strerror or error}",
+                    remedy="`malmen verify` names what is damaged.",
+                ) from error
+            if not read:
+                raise VerificationFailed(f"stored rows {digest[:17]} end too early", remedy="run malmen verify")
+            part, offset = part[read:], offset + read

@@ -87,6 +87,7 @@ def solve_active(
         if inspect is not None:
             inspect(layer, solution, partial(_chunks, slices, read))
         read.close_layer()
+        editor.forget(index)
         shift = solution.param_shift.cpu()
         if layer.transposed:
             shift = shift.T
@@ -135,8 +136,7 @@ def solve_active(
 
 def _chunks(slices: Sequence[RowSlice], read: RowReader) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(slices), CHUNK):
-        parts = [read(row) for row in slices[start : start + CHUNK]]
-        yield torch.cat([keys for keys, _ in parts]), torch.cat([diffs for _, diffs in parts])
+        yield read.chunk(slices[start : start + CHUNK])
 
 
 def rounding_loss(base: Tensor, edited: Tensor, shift: Tensor) -> float:

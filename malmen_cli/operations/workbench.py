@@ -13,15 +13,20 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.footprint import Job
 from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
+from malmen_cli.ledger.row_files import RowTable
 from malmen_cli.operations.active import edit_digests
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
-from malmen_cli.operations.rows import RowReader, capture_rows, slices_of
+from malmen_cli.operations.rows import RowReader, capture_rows
 from malmen_cli.operations.solving import Inspector, Solved, solve_active
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes
+
+LOOKED_UP = 1024
+"""Edits whose stored rows the ledger is asked for at a time."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -40,6 +45,8 @@ class Workbench:
         active: the facts to be in force, by prompt. device: as `pick_device` names it, of the model; the editor and
             the solve are where its inputs go.
         batch_tokens: padded tokens per batch of the language model.
+        store_rows: whether rows that are captured are to be stored: they are written among the objects then, as
+            temporary files, else outside the workspace.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class Workbench:
         *,
         device: str = "cpu",
         batch_tokens: int = 1024,
+        store_rows: bool = False,
         progress: Progress = silent,
     ) -> None:
         self.ledger, self.model, self.record = ledger, model, record
@@ -58,12 +66,16 @@ class Workbench:
         job = job_for("apply", self.settings, len(active), batch_tokens)
         self.placement = place_model(ledger, model, layers_of(record.config), device, self.settings, job)
         self.device = torch.device(self.placement.device)
-        self.batch_tokens, self.progress = batch_tokens, progress
+        self.batch_tokens, self.store_rows, self.progress = batch_tokens, store_rows, progress
         self.editor, self.layers = load_editor(check_editor(ledger, record), model, record, self.device)
         self.edits = edit_digests(active)
+        self._known = {layer.name: RowTable(self.edits) for layer in self.layers}
         with ledger.read() as db:
             self.state = store.state(db, model.id)
-            self._known = store.rows_of(db, record.id, self.edits)  # layer -> edit digest -> where its rows lie
+            for start in range(0, len(self.edits), LOOKED_UP):
+                found = store.rows_of(db, record.id, self.edits[start : start + LOOKED_UP])
+                for name, table in self._known.items():
+                    table.note(found.get(name, {}))
             edited = [layer for layer in all_layers(db, model) if layer.tensor in self.state]
         # The editor's own layers, and any that another editor has ever edited.
         self._touched = list({layer.tensor: layer for layer in [*self.layers, *edited]}.values())
@@ -72,10 +84,15 @@ class Workbench:
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model as the checkpoint stands now."""
-        needs = needs_for(self.model, self.layers, self.settings, self.job())
-        model = load_base(self.ledger, self.model, self.layers, self.placement, self.settings, needs)
-        model.overlay(self._weights(self.state))
+        model = self._loaded
+        self._hold(self.state)
         return model
+
+    @cached_property
+    def _loaded(self) -> LanguageModel:
+        needs = needs_for(self.model, self.layers, self.settings, self.job())
+        self._held: Mapping[str, str] = {}
+        return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, needs)
 
     def job(self) -> Job:
         """What the workbench is for, as its memory is planned."""
@@ -83,32 +100,42 @@ class Workbench:
 
     def without_rows(self) -> set[str]:
         """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more."""
-        known = [self._known.get(layer.name, {}) for layer in self.layers]
-        return {edit for edit in self.edits if any(edit not in rows for rows in known)}
+        return {edit for table in self._known.values() for edit in table.missing()}
 
-    def capture(self, facts: Iterable[Fact]) -> None:
-        """Capture at the base weights, into `fresh`, the rows of those facts that have none yet."""
-        wanted = self.without_rows()
-        missing = [fact for fact in facts if fact.edit_digest in wanted]
-        if not missing:
+    def capture(self, facts: Iterable[Fact], texts: Sequence[Tokens] | None = None) -> None:
+        """Capture at the base weights, into `fresh`, the rows of those facts that have none yet.
+
+        Args:
+            texts: the facts' edit prompts, where they are tokenised already.
+        """
+        facts, wanted = tuple(facts), self.without_rows()
+        places = [place for place, fact in enumerate(facts) if fact.edit_digest in wanted]
+        if not places:
             return
-        self.language_model.overlay(self._weights({}))
+        if len(places) < len(facts):
+            facts = tuple(facts[place] for place in places)
+            texts = None if texts is None else [texts[place] for place in places]
+        model = self._loaded
+        self._hold({})
         try:
             self.fresh = capture_rows(
-                self.language_model,
+                model,
                 self.editor,
-                missing,
+                facts,
                 batch_tokens=self.batch_tokens,
+                texts=texts,
+                objects=self.ledger.objects if self.store_rows else None,
+                reserve=[self.model.manifest.slot(layer.tensor).length for layer in self.layers],
                 progress=lambda done, total: self.progress("capturing rows", done, total),
             )
         finally:
-            self.language_model.overlay(self._weights(self.state))
-        for layer, captured in slices_of(self.fresh).items():  # which hashes them: once
-            self._known.setdefault(layer, {}).update(captured)
+            self._hold(self.state)
+        for rows in self.fresh:
+            self._known[rows.layer].note_pack(rows.data.digest, rows.spans)  # which hashes them: once
 
-    def rows(self, layer: str) -> list[RowSlice]:
+    def rows(self, layer: str) -> Sequence[RowSlice]:
         """Where the rows of all active facts lie at one layer, in the order of their edit digests."""
-        return [self._known[layer][edit] for edit in self.edits]
+        return self._known[layer]
 
     def solve(self, inspect: Inspector | None = None) -> Solved:
         """W0 + S over all active facts; layers that this editor leaves out and another one edited go back to the base.
@@ -141,18 +168,21 @@ class Workbench:
         digest = self.model.manifest.tensors[layer.tensor].digest
         return TensorChange(layer.tensor, self.state[layer.tensor], digest, to_bytes(base))
 
-    def _weights(self, state: Mapping[str, str]) -> dict[str, Tensor]:
-        """The touched layers' weights in a state (tensor -> digest; the base where it names none), by module path."""
+    def _hold(self, state: Mapping[str, str]) -> None:
+        """Put into the model the touched layers' weights in a state (tensor -> digest; else the base)."""
         weights = {}
         for layer in self._touched:
             record = self.model.manifest.tensors[layer.tensor]
             digest = state.get(layer.tensor, record.digest)
+            if digest == self._held.get(layer.tensor, record.digest):
+                continue
             weights[layer.name] = (
                 base_tensor(self.ledger, self.model, layer.tensor)
                 if digest == record.digest
                 else stored_tensor(self.ledger.objects, record, digest)
             )
-        return weights
+        self._loaded.overlay(weights)
+        self._held = state
 
 
 def facts_of_active(ledger: Ledger, active: Mapping[str, FactRef]) -> Sequence[Fact]:

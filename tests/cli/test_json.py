@@ -27,6 +27,7 @@ CHECK = {
     "after": SCORES,
     "checked_old": COUNT,
     "old_ES": MAYBE_NUMBER,
+    "still_wrong": COUNT,
     "wrong": [{"prompt": TEXT, "target": TEXT, "answer": TEXT, "new": YES_NO}],
     "answers": [{"prompt": TEXT, "target": TEXT, "before": TEXT, "after": TEXT}],
 }

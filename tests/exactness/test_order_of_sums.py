@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ def shifts(world: World, *, backwards: bool = False) -> list[Tensor]:
             assert now.editor_id is not None
             editor = store.editor(db, now.editor_id)
         bench = Workbench(ledger, model, editor, now.facts)
-        if backwards:
-            bench.edits.reverse()
-        bench.solve(inspect=lambda layer, solution, rows: found.append(solution.param_shift))
+        rows = bench.rows
+        with patch.object(bench, "rows", lambda layer: rows(layer)[:: -1 if backwards else 1]):
+            bench.solve(inspect=lambda layer, solution, rows: found.append(solution.param_shift))
     return found

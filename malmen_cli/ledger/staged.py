@@ -1,0 +1,117 @@
+"""Objects in the making: bytes too many for memory, written piece by piece, named once all are there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import tempfile
+import weakref
+from contextlib import suppress
+from pathlib import Path
+
+from malmen_cli.checkpoint.digests import CHUNK, tag
+from malmen_cli.checkpoint.durable import TEMPORARY, in_words, make_folders, write_all
+from malmen_cli.errors import MalmenError, VerificationFailed
+
+NO_LINK = {errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+"""What file systems without further names for a file say."""
+
+
+class StagedObject:
+    """A file that becomes an object once it is complete, or never: `ObjectStore.put_many` puts it in place.
+
+    It is removed with its last reference or at the end of the process, unless it was put in place. A killed process
+    leaves a temporary file, which gc knows by its name.
+
+    Args:
+        folder: the objects' folder; None for what is never to be put in place: a file without a name, which nothing
+            leaves behind, among the system's temporary files.
+
+    Raises:
+        MalmenError: the disk does not take it.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._digest: str | None = None
+        self.path = (folder or Path(tempfile.gettempdir())) / f"{TEMPORARY}{secrets.token_hex(8)}"
+        if folder is not None:
+            make_folders(folder)
+        with in_words(self.path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            self.descriptor = os.open(self.path, flags, 0o600)
+        self._removal = weakref.finalize(self, _remove, self.descriptor, self.path, os.getpid())
+        self.is_named = folder is not None
+        if not self.is_named:
+            with in_words(self.path):
+                self.path.unlink()
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset` (bytes), before the digest is asked for."""
+        with in_words(self.path):
+            write_all(self.descriptor, data, offset)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    @property
+    def digest(self) -> str:
+        """The digest of what was written, all of it: computed once, when it is first asked for."""
+        if self._digest is None:
+            try:
+                self._digest = digest_descriptor(self.descriptor)
+            except OSError as error:
+                remedy = "check the disk, then run the command again"
+                raise MalmenError(f"cannot read {self.path}: {error.strerror or error}", remedy=remedy) from error
+        return self._digest
+
+    def place(self, path: Path) -> None:
+        """Make it the file at `path`, read-only and synced; the folders' sync is the caller's.
+
+        Only a rename within one folder happens as a whole or not at all whenever the power fails, so it is given a
+        second name there first, where the file system has such.
+        """
+        if not self.is_named:
+            raise VerificationFailed("rows that were not to be kept were to be stored", remedy="report this")
+        with in_words(path):
+            os.fchmod(self.descriptor, 0o444)
+            os.fsync(self.descriptor)
+            beside = path.parent / self.path.name
+            try:
+                os.link(self.path, beside, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+                self.path.rename(path)
+            else:
+                try:
+                    beside.rename(path)
+                except OSError:
+                    beside.unlink(missing_ok=True)
+                    raise
+                self.path.unlink()
+        self._removal.detach()
+        self._removal = weakref.finalize(self, _remove, self.descriptor, None, os.getpid())
+        self.path, self.is_named = path, False
+
+    def discard(self) -> None:
+        """Remove it now, whether or not it is complete."""
+        self._removal()
+
+
+def digest_descriptor(descriptor: int) -> str:
+    """Digest of all bytes of an open file, streamed; the descriptor's own position plays no part."""
+    hasher, buffer, offset = hashlib.sha256(), bytearray(CHUNK), 0
+    while read := os.preadv(descriptor, [buffer], offset):
+        hasher.update(memoryview(buffer)[:read])
+        offset += read
+    return tag(hasher.hexdigest())
+
+
+def _remove(descriptor: int, path: Path | None, process: int) -> None:
+    os.close(descriptor)
+    if path is not None and os.getpid() == process:  # a fork has no say
+        with suppress(OSError):
+            path.unlink(missing_ok=True)

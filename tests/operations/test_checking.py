@@ -1,0 +1,49 @@
+"""An entry says the same of its facts in whatever blocks they are asked; of many wrong ones it names some."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_models import World, make_facts, make_world
+
+from malmen_cli.facts import FactSet
+from malmen_cli.operations import checking
+from malmen_cli.operations.apply import ApplyOptions, apply_facts
+from malmen_cli.operations.checking import Check
+
+OLD, NEW = make_facts(3), make_facts(9, start=3)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = make_world(tmp_path)
+    world.apply(*OLD)
+    return world
+
+
+def check(world: World) -> Check:
+    with world.ledger() as (ledger, model):
+        applied = apply_facts(ledger, model, FactSet(tuple(NEW), "new"), ApplyOptions(dry_run=True), "malmen apply")
+    assert applied.check is not None
+    return applied.check
+
+
+def test_blocks_make_no_difference(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = check(world)
+    assert at_once.still_wrong == len(at_once.wrong) > 1
+    assert at_once.before.locality is not None and at_once.before.generalization is not None
+    monkeypatch.setattr(checking, "ASKED", 2)
+    assert check(world) == at_once
+
+
+def test_the_first_that_are_wrong_are_named_all_are_counted_and_old_ones_are_always_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = check(world)
+    new, old = ([wrong for wrong in everything.wrong if wrong.new is is_new] for is_new in (True, False))
+    assert len(new) > 1 and old
+    monkeypatch.setattr(checking, "NAMED", 1)
+    assert check(world) == replace(everything, wrong=[*new[:1], *old])
+    assert check(world).as_dict()["still_wrong"] == len(new) + len(old)

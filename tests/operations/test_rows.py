@@ -1,0 +1,139 @@
+"""Rows written as they are captured and read back by chunk: the same bits in any order, and nothing left behind."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from tiny_models import World, make_facts, make_world
+
+from malmen_cli.checkpoint.durable import TEMPORARY
+from malmen_cli.errors import MalmenError, NumericalFailure, VerificationFailed
+from malmen_cli.facts import FactSet
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.ledger.records import RowSlice
+from malmen_cli.operations import rows as rows_module
+from malmen_cli.operations.active import propose
+from malmen_cli.operations.editors import load_editor
+from malmen_cli.operations.models import load_base
+from malmen_cli.operations.packed_texts import PackedTexts
+from malmen_cli.operations.rows import RowReader, capture_rows
+
+FACTS = make_facts(12)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def leftovers(world: World) -> list[Path]:
+    gc.collect()
+    return list(world.workspace.objects.rglob(f"{TEMPORARY}*"))
+
+
+def test_rows_read_by_chunk_are_those_that_the_model_and_the_editor_give(world: World) -> None:
+    with world.ledger() as (ledger, model):
+        record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
+        editor, layers = load_editor(world.workspace.editors / record.id, model, record)
+        language_model = load_base(ledger, model, layers)
+        stored = capture_rows(language_model, editor, FACTS, batch_tokens=40, objects=ledger.objects)
+        assert len(leftovers(world)) == len(layers)
+        apart = capture_rows(language_model, editor, FACTS, batch_tokens=40)
+        assert [rows.data.digest for rows in stored] == [rows.data.digest for rows in apart]
+        texts = [language_model.tokenizing(fact.prompt, fact.target) for fact in FACTS]
+        read = RowReader(ledger.objects, stored)
+        order = [7, 2, 11, 0, 3]
+        for index, rows in enumerate(stored):
+            slices = [RowSlice(rows.data.digest, rows.spans[i].start, rows.spans[i].count) for i in order]
+            keys, value_diffs = read.chunk(slices)
+            one_by_one = [read(row) for row in slices]
+            assert torch.equal(keys, torch.cat([u for u, _ in one_by_one]))
+            assert torch.equal(value_diffs, torch.cat([d for _, d in one_by_one]))
+            for row, i in zip(one_by_one, order, strict=True):
+                [(_, alone)] = list(language_model.capture([texts[i]]))
+                with torch.no_grad():
+                    wanted = editor.value_diffs(index, alone.keys[index], alone.value_grads[index])
+                assert torch.allclose(row[0], alone.keys[index], rtol=1e-4, atol=1e-5)
+                assert torch.allclose(row[1], wanted, rtol=1e-3, atol=1e-6)
+        del stored, apart, rows, read
+    assert not leftovers(world)
+
+
+def test_a_row_that_is_not_finite_names_its_fact_and_leaves_nothing(world: World) -> None:
+    with world.ledger() as (ledger, model):
+        record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
+        editor, layers = load_editor(world.workspace.editors / record.id, model, record)
+        language_model = load_base(ledger, model, layers)
+        text = language_model.tokenizing(FACTS[5].prompt, FACTS[5].target)
+        diffs = editor.value_diffs
+
+        def overflowing(layer: int, keys: torch.Tensor, grads: torch.Tensor) -> torch.Tensor:
+            found = diffs(layer, keys, grads)
+            found[-1] = float("inf")
+            return found
+
+        with (
+            patch.object(editor, "value_diffs", overflowing),
+            pytest.raises(NumericalFailure, match="not finite") as caught,
+        ):
+            capture_rows(language_model, editor, FACTS[5:6], batch_tokens=40, texts=[text], objects=ledger.objects)
+        assert FACTS[5].prompt[:20] in caught.value.message
+    assert not leftovers(world)
+
+
+def test_rows_without_room_are_refused_before_the_model_is_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(needs: object) -> None:
+        raise MalmenError("too little space", remedy="free some")
+
+    monkeypatch.setattr(rows_module, "require_space", no_room)
+    with world.ledger() as (ledger, model):
+        record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
+        editor, layers = load_editor(world.workspace.editors / record.id, model, record)
+        language_model = load_base(ledger, model, layers)
+        monkeypatch.setattr(language_model, "capture", None)  # to call it would be an error of another kind
+        with pytest.raises(MalmenError, match="too little space"):
+            capture_rows(language_model, editor, FACTS, batch_tokens=40, objects=ledger.objects)
+    assert not leftovers(world)
+
+
+class TestReading:
+    @pytest.mark.parametrize("start", [-1, 1 << 40, 200])
+    def test_rows_beyond_the_file_are_damage(self, world: World, start: int) -> None:
+        applied = world.apply(*FACTS[:3])
+        assert applied.entry is not None
+        with world.ledger() as (ledger, _), ledger.read() as db:
+            digest = str(db.execute("SELECT object FROM row_packs").fetchone()[0])
+            with pytest.raises(VerificationFailed, match="shorter than the ledger says"):
+                RowReader(ledger.objects)(RowSlice(digest, start, 1))
+        world.revert("HEAD")
+
+    def test_a_damaged_pack_is_named_once_the_layer_is_closed(self, world: World) -> None:
+        world.apply(*FACTS[3:6])
+        with world.ledger() as (ledger, _), ledger.read() as db:
+            digest = str(db.execute("SELECT object FROM row_packs ORDER BY id DESC").fetchone()[0])
+            read = RowReader(ledger.objects)
+            read(RowSlice(digest, 0, 1))
+            path = ledger.objects.path(digest)
+            data = path.read_bytes()
+            path.chmod(0o644)
+            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            read.close_layer()
+            with pytest.raises(VerificationFailed, match=path.name):
+                read(RowSlice(digest, 0, 1))
+            path.write_bytes(data)
+            path.chmod(0o444)
+        world.revert("HEAD")
+
+
+@pytest.mark.parametrize("lists", [[], [((1, 2, 3), (4,), ()), ((), (7, 8), (9, 9, 9)), ((5,), (70_000,), (0,))]])
+def test_packed_texts_are_the_texts(lists: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]) -> None:
+    texts = [Tokens(*three) for three in lists]
+    packed = PackedTexts(texts)
+    assert (len(packed), list(packed), packed[:2], packed[::-1]) == (len(texts), texts, texts[:2], texts[::-1])
+    assert [text for block in packed.blocks(2) for text in block] == texts
+    with pytest.raises(IndexError):
+        packed[len(texts)]
