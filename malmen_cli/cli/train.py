@@ -86,6 +86,14 @@ def train(
     edit: Annotated[float | None, typer.Option("--edit", help="Coefficient of the loss on the edit prompts.")] = None,
     clip: Annotated[float | None, typer.Option("--clip", help="Largest gradient norm.")] = None,
     batch_tokens: Annotated[int | None, typer.Option("--batch-tokens", help="Padded tokens per model batch.")] = None,
+    kept_states: Annotated[
+        float | None,
+        typer.Option(
+            "--kept-states",
+            metavar="GIB",
+            help="Disk for hidden states below the first edited layer, which are then made but once (default: 16).",
+        ),
+    ] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share of rows kept for validation.")] = None,
     validate_every: Annotated[
         int | None, typer.Option("--validate-every", help="Steps (default: a fifth of the run).")
@@ -147,6 +155,7 @@ def train(
         "edit": edit,
         "clip": clip,
         "batch_tokens": batch_tokens,
+        "kept_states": kept_states,
         "held_out": held_out,
         "validate_every": validate_every,
         "save_every": save_every,

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.language_model import KeptStates, LanguageModel
 from malmen_cli.language_models.texts import Tokens
 
 
-def token_accuracy(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
+def token_accuracy(
+    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024, kept: KeptStates | None = None
+) -> list[float]:
     """Per text the share of labels that the model would choose, the target's earlier tokens given; 0 to 1."""
-    return agreement(model.predictions(texts, batch_tokens=batch_tokens), texts)
+    return agreement(model.predictions(texts, batch_tokens=batch_tokens, kept=kept), texts)
 
 
 def agreement(predictions: Sequence[Sequence[int]], texts: Sequence[Tokens]) -> list[float]:

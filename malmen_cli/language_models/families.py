@@ -41,6 +41,7 @@ class Family:
         blocks: edited blocks of each stack at most, counted from the last; and never more than two thirds of them.
         stored: orientation of the weights in the files; "d_out, d_in" is nn.Linear's.
         reserved_positions: of `max_position_embeddings`, those that no token can have.
+        mlp_apart: the module that holds the edited layer is a whole MLP, which reads each position by itself.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Family:
     blocks: int = MOST_BLOCKS
     stored: Literal["d_in, d_out", "d_out, d_in"] = "d_out, d_in"
     reserved_positions: int = 0
+    mlp_apart: bool = True
 
     @property
     def captured(self) -> str:
@@ -74,7 +76,7 @@ FAMILIES = (
     Family("GPT-2", "gpt2", "causal", ("transformer.h.*.mlp.c_proj",), stored="d_in, d_out"),
     Family("GPT-J", "gptj", "causal", ("transformer.h.*.mlp.fc_out",)),
     Family("GPT-NeoX, Pythia", "gpt_neox", "causal", ("gpt_neox.layers.*.mlp.dense_4h_to_h",)),
-    Family("OPT", "opt", "causal", ("model.decoder.layers.*.fc2",)),
+    Family("OPT", "opt", "causal", ("model.decoder.layers.*.fc2",), mlp_apart=False),
     Family("Llama", "llama", "causal", _DOWN),
     Family("Mistral", "mistral", "causal", _DOWN),
     Family("Qwen2, Qwen2.5", "qwen2", "causal", _DOWN),
@@ -86,13 +88,21 @@ FAMILIES = (
     Family("Phi-3", "phi3", "causal", _DOWN),
     # The paper edits blocks 22 and 23 of T5-XL's 24, in the encoder and in the decoder; v1.1 has gates, v1.0 has not.
     Family("T5", "t5", "sequence-to-sequence", _T5, blocks=2),
-    Family("BART", "bart", "sequence-to-sequence", ("model.encoder.layers.*.fc2", "model.decoder.layers.*.fc2"), 3),
-    Family("BERT", "bert", "classification", ("bert.encoder.layer.*[0-9].output.dense",)),
+    Family(
+        "BART",
+        "bart",
+        "sequence-to-sequence",
+        ("model.encoder.layers.*.fc2", "model.decoder.layers.*.fc2"),
+        blocks=3,
+        mlp_apart=False,
+    ),
+    Family("BERT", "bert", "classification", ("bert.encoder.layer.*[0-9].output.dense",), mlp_apart=False),
     Family(
         "RoBERTa",
         "roberta",
         "classification",
         ("roberta.encoder.layer.*[0-9].output.dense",),
+        mlp_apart=False,
         reserved_positions=2,  # they are counted from behind the padding token's number, which is 1
     ),
 )

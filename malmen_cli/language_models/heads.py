@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from malmen_cli.errors import UnsupportedModel
+from malmen_cli.language_models.last_mlp import narrowed
 from malmen_cli.language_models.texts import Batch
 
 
@@ -37,14 +39,17 @@ class Head(ABC):
 class LanguageHead(Head):
     """Of a causal or sequence-to-sequence model: logits over the vocabulary.
 
-    It is by far the widest layer of many a model, so it sees the labels' positions only.
+    It is by far the widest layer of many a model, so it sees the labels' positions only, and so does the MLP before it.
+
+    Args:
+        mlp: of the last block, where it can be run at some positions only.
 
     Raises:
         UnsupportedModel: the model has no output embeddings.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
+    def __init__(self, model: Any, mlp: nn.Module | None = None) -> None:
+        self._model, self._mlp = model, mlp
         self.module: nn.Module = model.get_output_embeddings()
         if self.module is None:
             raise UnsupportedModel("the model has no language-model head", remedy="Use a checkpoint that has one.")
@@ -64,7 +69,8 @@ class LanguageHead(Head):
             inputs["decoder_input_ids"] = batch.decoder_input_ids
         handle = self.module.register_forward_pre_hook(gather)
         try:
-            out = self._model(**inputs)
+            with nullcontext() if self._mlp is None else narrowed(self._mlp, batch.positions):
+                out = self._model(**inputs)
         finally:
             handle.remove()
         # The head of a model on several devices may be elsewhere.

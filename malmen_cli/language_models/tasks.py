@@ -12,6 +12,7 @@ from malmen_cli.errors import UnsupportedModel
 from malmen_cli.language_models.families import BY_TYPE, Task
 from malmen_cli.language_models.generation import Classifying, Generated, Generation, Seq2SeqGeneration
 from malmen_cli.language_models.heads import ClassHead, Head, LanguageHead
+from malmen_cli.language_models.last_mlp import last_mlp
 from malmen_cli.language_models.loading import task_of
 from malmen_cli.language_models.tokenizing import CausalTokenizing, ClassTokenizing, Seq2SeqTokenizing, Tokenizing
 
@@ -30,19 +31,21 @@ def parts_of(model: Any, tokenizer: Any, device: torch.device, *, chat: bool, en
     config, task = model.config, task_of(model.config)
     settings = {"limit": _positions(config), "vocabulary": model.get_input_embeddings().weight.shape[0], "chat": chat}
     tokenizing: Tokenizing
+    head: Head
     if task == "classification":
         names = [str(config.id2label[label]) for label in sorted(config.id2label)]
         tokenizing = ClassTokenizing(tokenizer, names=names, end_of_text=bool(end_of_text), **settings)
-        head: Head = ClassHead(model)
+        head = ClassHead(model)
         return Parts(task, tokenizing, head, partial(Classifying, head, tokenizing, device))
     decoder_start = _decoder_start(model)
     _answer_greedily(model, decoder_start)
+    head = LanguageHead(model, last_mlp(model, config.model_type))
     if task == "causal":
         tokenizing = CausalTokenizing(tokenizer, end_of_text=bool(end_of_text), **settings)
-        return Parts(task, tokenizing, LanguageHead(model), partial(Generation, model, tokenizing, device))
+        return Parts(task, tokenizing, head, partial(Generation, model, tokenizing, device))
     supervised = tokenizer.eos_token_id is not None if end_of_text is None else end_of_text
     tokenizing = Seq2SeqTokenizing(tokenizer, decoder_start=decoder_start, end_of_text=supervised, **settings)
-    return Parts(task, tokenizing, LanguageHead(model), partial(Seq2SeqGeneration, model, tokenizing, device))
+    return Parts(task, tokenizing, head, partial(Seq2SeqGeneration, model, tokenizing, device))
 
 
 def _positions(config: Any) -> int | None:

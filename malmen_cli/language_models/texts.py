@@ -89,6 +89,16 @@ class Batch:
             return Positions(self.positions, torch.bincount(self.text, minlength=len(self.rows)).tolist())
         return Positions(self.attention_mask.flatten().nonzero().flatten(), list(self.lengths))
 
+    def packed(self, states: Tensor) -> Tensor:
+        """Of one value per token read (b, t, ...) those that are no padding (tokens, ...), text by text."""
+        return states[self.attention_mask.bool().to(states.device)]
+
+    def padded(self, states: Tensor) -> Tensor:
+        """`packed` undone, with zeros for padding."""
+        found = states.new_zeros(*self.attention_mask.shape, *states.shape[1:])
+        found[self.attention_mask.bool().to(states.device)] = states
+        return found
+
 
 def batches(texts: Sequence[Tokens], batch_tokens: int, *, padding: int, first: bool = False) -> Iterator[Batch]:
     """Padded batches of texts of similar length, at most `batch_tokens` padded tokens each (or one text).

@@ -1,58 +1,48 @@
-"""What the frozen model makes of the training rows, computed once and kept on disk: rows (u, g) and references.
+"""What the frozen model makes of the training rows, computed once and kept on disk.
 
-u and g of a frozen model never change, and neither does what it answers to unrelated prompts, so every epoch after the
-first reads them back. Batches are formed in a fixed order, so that the same rows give the same bits on a resumed run.
+Rows (u, g) of edit prompts, references of unrelated prompts, and of every prompt the hidden states below the first
+edited layer never change: every epoch after the first reads them back, and so does a resumed run. Batches are formed in
+a fixed order, so that the same rows give the same bits.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from malmen_cli.checkpoint.durable import in_words
+from malmen_cli import __version__
+from malmen_cli.checkpoint.durable import in_words, write_durably
 from malmen_cli.editing.normalizer import Normalizer
 from malmen_cli.language_models.edited_layers import EditedLayer
-from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.language_model import LanguageModel, Rows
+from malmen_cli.language_models.texts import Batch, Tokens
+from malmen_cli.training.lower_states import LowerStates, states_size
+from malmen_cli.training.rows import TrainingRow
+from malmen_cli.training.tables import flush, table
+
+COMPLETE = "complete.json"
+"""Written when every table is: a killed run leaves none, and its tables are made anew."""
 
 BLOCK = 256
 """Texts per captured block: batches are formed inside a block, in its order."""
 
 
-class _Table:
-    """A memory-mapped (rows, width) tensor file; the page cache decides how much of it sits in memory."""
-
-    def __init__(self, path: Path, rows: int, width: int, dtype: torch.dtype) -> None:
-        size = rows * width
-        with in_words(path):
-            _allocate(path, size * dtype.itemsize)
-            try:
-                self.data = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(rows, width)
-            except RuntimeError as error:  # how torch reports what the system refuses
-                raise OSError(str(error)) from error
-
-
-def _allocate(path: Path, size: int) -> None:
-    """Make a file of so many bytes that are really there: a map into a hole of a full disk is a bus error, later."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(descriptor, 0, size)
-    finally:
-        os.close(descriptor)
-
-
 class Features:
-    """Rows (u, g) of edit prompts, and the head's references and the keys of unrelated prompts.
+    """Rows (u, g) of edit prompts, the head's references and the keys of unrelated prompts, and hidden states.
 
     Args:
-        folder: where the tables live; made anew. model: at its base weights.
-        edits: edit prompts. unrelated: unrelated prompts.
+        folder: where the tables live. model: at its base weights.
+        rows: training rows; text i of the edit prompts is row i's.
+        references: whether unrelated prompts are captured; held-out rows have no use for it.
+        kept_states: bytes of hidden states kept at most.
+        asked: whether edit prompts are passed through the edited model too, so that their hidden states are worth
+            keeping.
         progress: called with (done, all) texts.
 
     Raises:
@@ -63,15 +53,23 @@ class Features:
         self,
         folder: Path,
         model: LanguageModel,
-        edits: Sequence[Tokens],
-        unrelated: Sequence[Tokens],
+        rows: Sequence[TrainingRow],
         *,
         batch_tokens: int,
+        kept_states: int,
+        references: bool = True,
+        asked: bool = True,
+        reuse: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        with in_words(folder):
-            folder.mkdir(parents=True)
+        sizes = table_sizes(model, rows, kept_states, references=references, asked=asked)
+        made_with = _made_with(model, batch_tokens, sizes)
+        reuse = reuse and _completed(folder, made_with)
+        if not reuse:
+            shutil.rmtree(folder, ignore_errors=True)
+            with in_words(folder):
+                folder.mkdir(parents=True)
+        edits, unrelated, self._first_unrelated = _captured(rows, references)
         self._edit_starts = [_starts(edits, layer) for layer in model.layers]
         self._unrelated_starts = [_starts(unrelated, layer) for layer in model.layers]
         self._label_starts = _starts(unrelated)
@@ -79,54 +77,84 @@ class Features:
         for i, (layer, shape) in enumerate(zip(model.layers, model.shapes, strict=True)):
             n, m = self._edit_starts[i][-1], self._unrelated_starts[i][-1]
             dtype, grad_dtype = _dtypes(model, layer)
-            self._keys.append(_Table(folder / f"{i}.u", n, shape.d_in, dtype))
-            self._grads.append(_Table(folder / f"{i}.g", n, shape.d_out, grad_dtype))
-            self.unrelated_keys.append(_Table(folder / f"{i}.k", m, shape.d_in, dtype).data)
-        self._references = _Table(folder / "references", self._label_starts[-1], model.head.width, model.head.dtype)
+            self._keys.append(table(folder / f"{i}.u", n, shape.d_in, dtype, there=reuse))
+            self._grads.append(table(folder / f"{i}.g", n, shape.d_out, grad_dtype, there=reuse))
+            self.unrelated_keys.append(table(folder / f"{i}.k", m, shape.d_in, dtype, there=reuse))
+        labels, head = self._label_starts[-1], model.head
+        self._references = table(folder / "references", labels, head.width, head.dtype, there=reuse)
         self.normalizers = [Normalizer(s.d_in + s.d_out) for s in model.shapes]
-        total = len(edits) + len(unrelated)
+        self.lower = LowerStates(folder / "states", model, _passed(rows, asked), kept_states, filled=reuse)
+        if reuse:
+            for start in range(0, len(edits), BLOCK):
+                self._count(start, len(edits[start : start + BLOCK]))
+            return
+        done, total = 0, len(edits) + len(unrelated) + self.lower.others([*edits, *unrelated])
         for start in range(0, len(edits), BLOCK):
             self._capture_edits(model, edits[start : start + BLOCK], start, batch_tokens)
-            progress(min(start + BLOCK, len(edits)), total)
+            done += len(edits[start : start + BLOCK])
+            progress(done, total)
         for start in range(0, len(unrelated), BLOCK):
             self._capture_unrelated(model, unrelated[start : start + BLOCK], start, batch_tokens)
-            progress(len(edits) + min(start + BLOCK, len(unrelated)), total)
+            done += len(unrelated[start : start + BLOCK])
+            progress(done, total)
+        for count in self.lower.fill(batch_tokens, BLOCK):
+            done += count
+            progress(done, total)
+        flush(folder)
+        write_durably(folder / COMPLETE, made_with)
 
     def _capture_edits(self, model: LanguageModel, texts: Sequence[Tokens], first: int, batch_tokens: int) -> None:
-        for batch, rows in model.capture(texts, batch_tokens=batch_tokens):
+        for batch, rows in model.capture(texts, batch_tokens=batch_tokens, lower=True):
+            self._keep(texts, batch, rows)
             for layer, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True)):
                 index = _index(self._edit_starts[layer], [first + row for row in batch.rows])
-                self._keys[layer].data[index] = keys.cpu()
-                self._grads[layer].data[index] = grads.cpu()
+                self._keys[layer][index] = keys.cpu()
+                self._grads[layer][index] = grads.cpu()
+        self._count(first, len(texts))
+
+    def _count(self, first: int, texts: int) -> None:
+        """Take the rows of some edit prompts into the moments."""
         for layer, normalizer in enumerate(self.normalizers):
-            span = slice(self._edit_starts[layer][first], self._edit_starts[layer][first + len(texts)])
+            span = slice(self._edit_starts[layer][first], self._edit_starts[layer][first + texts])
             # Of a float16 model keys and gradients differ in dtype: both are widened to the gradients'.
-            normalizer.update(torch.cat([self._keys[layer].data[span], self._grads[layer].data[span]], dim=1))
+            normalizer.update(torch.cat([self._keys[layer][span], self._grads[layer][span]], dim=1))
 
     @torch.no_grad()
     def _capture_unrelated(self, model: LanguageModel, texts: Sequence[Tokens], first: int, batch_tokens: int) -> None:
-        for batch, rows, references in model.capture_reference(texts, batch_tokens=batch_tokens):
+        for batch, rows, references in model.capture_reference(texts, batch_tokens=batch_tokens, lower=True):
+            self._keep(texts, batch, rows)
             which = [first + row for row in batch.rows]
             for layer, keys in enumerate(rows.keys):
                 self.unrelated_keys[layer][_index(self._unrelated_starts[layer], which)] = keys.cpu()
-            self._references.data[_index(self._label_starts, which)] = references.cpu()
+            self._references[_index(self._label_starts, which)] = references.cpu()
+
+    def _keep(self, texts: Sequence[Tokens], batch: Batch, rows: Rows) -> None:
+        if rows.lower_states is not None:
+            self.lower.keep([texts[row] for row in batch.rows], rows.lower_states)
 
     def rows(self, layer: int, texts: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(u, g) of these edit prompts, text after text."""
         index = _index(self._edit_starts[layer], texts)
-        return self._keys[layer].data[index], self._grads[layer].data[index]
+        return self._keys[layer][index], self._grads[layer][index]
 
     def sample(self, layer: int, size: int) -> tuple[Tensor, Tensor]:
         """(u, g) of the first `size` rows."""
-        return self._keys[layer].data[:size], self._grads[layer].data[:size]
+        return self._keys[layer][:size], self._grads[layer][:size]
 
-    def reference(self, texts: Sequence[int]) -> Tensor:
-        """The base model's references (labels, width) of these unrelated prompts, which `head.logits_of` takes."""
-        return self._references.data[_index(self._label_starts, texts)]
+    def reference(self, texts: Sequence[tuple[int, int]]) -> Tensor:
+        """The base model's references (labels, width), which `head.logits_of` takes.
+
+        Args:
+            texts: unrelated prompts, as (row, which of its unrelated prompts).
+        """
+        return self._references[_index(self._label_starts, [self._first_unrelated[row] + i for row, i in texts])]
 
 
-def table_sizes(model: LanguageModel, edits: Sequence[Tokens], unrelated: Sequence[Tokens]) -> list[int]:
+def table_sizes(
+    model: LanguageModel, rows: Sequence[TrainingRow], kept_states: int, *, references: bool = True, asked: bool = True
+) -> list[int]:
     """Bytes of each file that `Features` will make."""
+    edits, unrelated, _ = _captured(rows, references)
     sizes = [_starts(unrelated)[-1] * model.head.width * model.head.dtype.itemsize]
     for layer, shape in zip(model.layers, model.shapes, strict=True):
         n, m = _starts(edits, layer)[-1], _starts(unrelated, layer)[-1]
@@ -136,7 +164,40 @@ def table_sizes(model: LanguageModel, edits: Sequence[Tokens], unrelated: Sequen
             n * shape.d_out * grad_dtype.itemsize,
             m * shape.d_in * dtype.itemsize,
         ]
-    return sizes
+    return [*sizes, states_size(model, _passed(rows, asked), kept_states)]
+
+
+def _made_with(model: LanguageModel, batch_tokens: int, sizes: Sequence[int]) -> bytes:
+    """What the bits of the tables depend on besides facts, base and settings, which name a run's folder."""
+    versions = [__version__, torch.__version__, version("transformers")]
+    machine = [str(model.device), torch.get_num_threads(), str(model.dtype)]
+    return json.dumps({"versions": versions, "machine": machine, "batch_tokens": batch_tokens, "bytes": sizes}).encode()
+
+
+def _completed(folder: Path, made_with: bytes) -> bool:
+    """Whether a folder holds all tables of such a run."""
+    marker = folder / COMPLETE
+    links = folder.is_symlink() or marker.is_symlink()
+    return not links and marker.is_file() and marker.stat().st_size < 1 << 16 and marker.read_bytes() == made_with
+
+
+def _captured(rows: Sequence[TrainingRow], references: bool) -> tuple[list[Tokens], list[Tokens], list[int]]:
+    """Edit prompts, unrelated prompts, and where each row's unrelated prompts begin among them."""
+    first: list[int] = []
+    unrelated: list[Tokens] = []
+    for row in rows:
+        first.append(len(unrelated))
+        unrelated += row.unrelated if references else ()
+    return [row.edit for row in rows], unrelated, first
+
+
+def _passed(rows: Sequence[TrainingRow], asked: bool) -> Iterator[Tokens]:
+    """What is passed through the edited model, row after row."""
+    for row in rows:
+        yield from row.equivalent
+        yield from row.unrelated
+        if asked:
+            yield row.edit
 
 
 def _dtypes(model: LanguageModel, layer: EditedLayer) -> tuple[torch.dtype, torch.dtype]:

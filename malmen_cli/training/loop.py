@@ -18,7 +18,6 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.language_models.texts import Tokens
 from malmen_cli.training.features import Features, table_sizes
 from malmen_cli.training.rows import Split
 from malmen_cli.training.start import editor_size, untrained_editor
@@ -60,6 +59,8 @@ class Trained:
     progress: Progress
 
 
+GIB = 1 << 30
+
 STATE = "state.safetensors"
 """The resumable state's file in a run's folder."""
 
@@ -86,7 +87,7 @@ def train(
     state = folder / STATE
     if resume:
         _require_there(state)
-    run = _Run(model, split, config, folder, watcher or Watcher())
+    run = _Run(model, split, config, folder, watcher or Watcher(), reuse=resume)
     if resume:
         run.resume(state)
     while not run.finished():
@@ -121,8 +122,8 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
         MalmenError: with what is needed and what is free.
     """
     unrelated = [tokens for row in split.train for tokens in row.unrelated]
-    sizes = table_sizes(model, [row.edit for row in split.train], unrelated)
-    sizes += table_sizes(model, [row.edit for row in split.held_out], [])
+    sizes = table_sizes(model, split.train, **_kept_of_training(config))
+    sizes += table_sizes(model, split.held_out, **_kept_of_held_out(config))
     left = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file() and not path.is_symlink())
     rows = max(sum(tokens.rows(layer.stack) for tokens in unrelated) for layer in model.layers)
     editor = editor_size(model.shapes, config.editor, rows)
@@ -134,6 +135,16 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
             Need(folder, (editor,), "the editor"),
         ]
     )
+
+
+def _kept_of_training(config: TrainingConfig) -> dict[str, Any]:
+    """What `Features` keeps of training rows."""
+    return {"kept_states": int(config.kept_states * GIB), "references": True, "asked": bool(config.edit)}
+
+
+def _kept_of_held_out(config: TrainingConfig) -> dict[str, Any]:
+    """The same of held-out rows, which are scored against their targets."""
+    return {"kept_states": int(config.kept_states * GIB), "references": False, "asked": True}
 
 
 def _require_there(state: Path) -> None:
@@ -159,23 +170,38 @@ def _optimizer(editor: Editor, config: TrainingConfig) -> torch.optim.Adam:
 
 class _Run:
     def __init__(
-        self, model: LanguageModel, split: Split, config: TrainingConfig, folder: Path, watcher: Watcher
+        self,
+        model: LanguageModel,
+        split: Split,
+        config: TrainingConfig,
+        folder: Path,
+        watcher: Watcher,
+        *,
+        reuse: bool,
     ) -> None:
         self.model, self.config, self.watcher = model, config, watcher
         self.rows, self.held_out = split.train, split.held_out
-        first: list[int] = []
-        unrelated: list[Tokens] = []
-        for row in self.rows:
-            first.append(len(unrelated))
-            unrelated += row.unrelated
-        edits = [row.edit for row in self.rows]
-        tokens = config.batch_tokens
-        features = Features(folder / "train", model, edits, unrelated, batch_tokens=tokens, progress=watcher.capturing)
-        held_out = Features(folder / "held-out", model, [r.edit for r in self.held_out], [], batch_tokens=tokens)
+        features = Features(
+            folder / "train",
+            model,
+            self.rows,
+            batch_tokens=config.batch_tokens,
+            reuse=reuse,
+            progress=watcher.capturing,
+            **_kept_of_training(config),
+        )
+        held_out = Features(
+            folder / "held-out",
+            model,
+            self.held_out,
+            batch_tokens=config.batch_tokens,
+            reuse=reuse,
+            **_kept_of_held_out(config),
+        )
         torch.manual_seed(config.seed)
         self.editor = untrained_editor(model, features, config.editor, config.seed)
-        self.meta_step = MetaStep(model, self.editor, features, self.rows, first, config)
-        self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, [], config)
+        self.meta_step = MetaStep(model, self.editor, features, self.rows, config)
+        self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, config)
         self.sizes = validation_sizes(config.facts_per_step, len(self.held_out))
         self.optimizer = _optimizer(self.editor, config)
         self.progress = Progress()

@@ -8,7 +8,7 @@ and the hyper-network runs once more, chunk by chunk, to take dL/dD on.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import Solution
 from malmen_cli.errors import NumericalFailure
+from malmen_cli.evaluation.metrics import token_accuracy
 from malmen_cli.language_models.language_model import LanguageModel, wide
 from malmen_cli.language_models.texts import Batch, Tokens
 from malmen_cli.training.features import Features
@@ -42,8 +43,7 @@ class MetaStep:
     """Everything one step needs, bound once.
 
     Args:
-        model: at its base weights, to which every step returns it. rows: training rows; text i of `features`' edit
-            prompts is row i's. unrelated_text: first unrelated text of each row in `features`.
+        model: at its base weights, to which every step returns it. rows: training rows, those of `features`.
     """
 
     def __init__(
@@ -52,11 +52,9 @@ class MetaStep:
         editor: Editor,
         features: Features,
         rows: Sequence[TrainingRow],
-        unrelated_text: Sequence[int],
         config: TrainingConfig,
     ) -> None:
         self.model, self.editor, self.features, self.rows, self.config = model, editor, features, rows, config
-        self.unrelated_text = unrelated_text
         self.base = model.weights()
 
     def edited_weights(self, texts: Sequence[int]) -> tuple[list[Tensor], list[Solution]]:
@@ -64,8 +62,8 @@ class MetaStep:
         weights, solutions = [], []
         for layer, base in enumerate(self.base):
             keys, grads = self.features.rows(layer, texts)
-            equation = self.editor.equation(layer)
-            with torch.no_grad():
+            equation = self.editor.equation(layer, repeated=True)
+            with torch.no_grad(), self._precision():
                 for u, g in self._chunks(keys, grads):
                     equation.update(u, self.editor.value_diffs(layer, u, g))
             solution = self.editor.solve(layer, equation)
@@ -106,35 +104,48 @@ class MetaStep:
         equivalent = self._cross_entropy([choose.choice(row.equivalent) for row in rows], per_fact)
         edit = self._cross_entropy([row.edit for row in rows], per_fact * config.edit) if config.edit else 0.0
         unrelated: list[Tokens] = []
-        reference: list[int] = []
+        reference: list[tuple[int, int]] = []
         edited = {row.edit for row in rows}
         for text, row in zip(texts, rows, strict=True):
             if row.unrelated and config.locality:
                 pick = choose.randrange(len(row.unrelated))
                 if row.unrelated[pick] not in edited:  # it may be lent by another fact
                     unrelated.append(row.unrelated[pick])
-                    reference.append(self.unrelated_text[text] + pick)
+                    reference.append((text, pick))
         locality = self._divergence(unrelated, reference, per_fact * config.locality)
         return Losses(equivalent, edit, locality)
 
     def _cross_entropy(self, texts: Sequence[Tokens], coefficient: float) -> float:
         total = 0.0
-        for batch in self.model.batches(texts, self.config.batch_tokens):
-            losses = cross_entropy(wide(self.model.logits(batch)), batch.labels, reduction="none")
+        for batch, logits in self._passes(texts):
+            losses = cross_entropy(wide(logits), batch.labels, reduction="none")
             total += self._backward(coefficient * self._reduced(losses, batch))
         return total
 
-    def _divergence(self, texts: Sequence[Tokens], reference: Sequence[int], coefficient: float) -> float:
+    def _divergence(self, texts: Sequence[Tokens], reference: Sequence[tuple[int, int]], coefficient: float) -> float:
         """KL(p_W0 || p_W0+S) at the unrelated prompts' labels."""
         total = 0.0
-        for batch in self.model.batches(texts, self.config.batch_tokens):
+        for batch, logits in self._passes(texts):
             with torch.no_grad():
                 references = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
                 log_base = wide(self.model.head.logits_of(references)).log_softmax(1)
-            log_edited = wide(self.model.logits(batch)).log_softmax(1)
+            log_edited = wide(logits).log_softmax(1)
             divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
             total += self._backward(coefficient * self._reduced(divergences, batch))
         return total
+
+    def _passes(self, texts: Sequence[Tokens]) -> Iterator[tuple[Batch, Tensor]]:
+        return self.model.passes(texts, self.config.batch_tokens, self.features.lower)
+
+    def token_accuracy(self, texts: Sequence[Tokens]) -> list[float]:
+        """Per text the share of labels that the model, as it stands, would choose."""
+        return token_accuracy(self.model, texts, batch_tokens=self.config.batch_tokens, kept=self.features.lower)
+
+    def _precision(self) -> torch.autocast:
+        """The hyper-network's products in bfloat16 where the language model's are; its sums stay float32."""
+        return torch.autocast(
+            self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16, cache_enabled=False
+        )
 
     def _unscaled(self, grad: Tensor) -> Tensor:
         """A copy; of float16 widened first, since what the scale has kept from vanishing would vanish now."""
@@ -157,7 +168,8 @@ class MetaStep:
         targets = found.value_diffs.to(keys.device, torch.float32)
         for start in range(0, len(keys), self.config.editor_rows):
             part = slice(start, start + self.config.editor_rows)
-            value_diffs = self.editor.value_diffs(layer, keys[part], grads[part])
+            with self._precision():
+                value_diffs = self.editor.value_diffs(layer, keys[part], grads[part])
             (value_diffs * targets[part]).sum().backward()
 
     def _chunks(self, keys: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from malmen_cli.evaluation.metrics import Scores, mean, token_accuracy
+from malmen_cli.evaluation.metrics import Scores, mean
 from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.step import MetaStep
 
@@ -49,12 +49,9 @@ def _score(step: MetaStep, rows: Sequence[TrainingRow], size: int) -> Scores:
         step.model.set_weights(step.edited_weights(texts)[0])
         try:
             part = [rows[t] for t in texts]
-            tokens = step.config.batch_tokens
-            edit += token_accuracy(step.model, [r.edit for r in part], batch_tokens=tokens)
-            equivalent += token_accuracy(
-                step.model, [t for r in part for t in r.equivalent if t is not r.edit], batch_tokens=tokens
-            )
-            unrelated += token_accuracy(step.model, [t for r in part for t in r.unrelated], batch_tokens=tokens)
+            edit += step.token_accuracy([r.edit for r in part])
+            equivalent += step.token_accuracy([t for r in part for t in r.equivalent if t is not r.edit])
+            unrelated += step.token_accuracy([t for r in part for t in r.unrelated])
         finally:
             step.model.set_weights(step.base)
     return Scores(mean(edit), mean(equivalent), mean(unrelated))

@@ -139,6 +139,22 @@ def test_references_give_the_logits_back(pair: Pair) -> None:
 
 
 @torch.no_grad()
+def test_hidden_states_stand_for_the_blocks_below_that_made_them(pair: Pair) -> None:
+    model = pair.malmen
+    texts = [model.tokenizing(fact.prompt, fact.target) for fact in some_facts(pair.task)]
+    if pair.task == "sequence-to-sequence":
+        assert model.lower is None  # two stacks are edited, and T5's blocks hand on more than hidden states
+        return
+    assert model.lower is not None
+    states = {batch.rows: found for batch, found in model.lower_states(texts, batch_tokens=200)}
+    for batch in model.batches(texts, 200):
+        whole = model.logits(batch)
+        assert close(model.logits(batch, states[batch.rows]), whole)
+        assert not close(model.logits(batch, 2 * states[batch.rows]), whole)  # a control: they are what is used
+        assert torch.equal(model.logits(batch), whole)  # and the blocks are back
+
+
+@torch.no_grad()
 def test_free_answers_are_those_of_transformers(pair: Pair) -> None:
     prompts = [fact.prompt for fact in some_facts(pair.task)]
     answers = pair.malmen.generate(prompts, 4)

@@ -96,6 +96,34 @@ def test_the_loss_per_fact_does_not_depend_on_the_batch_and_the_papers_does(tmp_
     assert agree == (recipe == "fact")
 
 
+def network_gradient(setup: Setup) -> Tensor:
+    """Of one step, as one vector."""
+    setup.step(TEXTS, seed=0)
+    return torch.cat([p.grad.double().flatten() for p in setup.editor.networks.parameters() if p.grad is not None])
+
+
+# What was seen: 0, 6e-7, 2e-2.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-4), (torch.bfloat16, 5e-2)], ids=str
+)
+def test_hidden_states_that_were_kept_change_nothing(tmp_path: Path, dtype: torch.dtype, tolerance: float) -> None:
+    found = []
+    for kept in (0.0, 1.0):
+        setup = set_up(tmp_path / str(kept), training_config(kept_states=kept), dtype=dtype)
+        assert all((row.edit in setup.features.lower) == bool(kept) for row in setup.split.train)
+        found.append(network_gradient(setup))
+    assert float((found[0] - found[1]).norm() / found[0].norm()) <= tolerance
+
+
+def test_fast_precision_gives_nearly_the_gradient_of_the_plain_one(tmp_path: Path) -> None:
+    plain, fast = (
+        network_gradient(set_up(tmp_path / str(dtype), training_config(), dtype=dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert float(plain @ fast / (plain.norm() * fast.norm())) >= 0.98
+    assert float(fast.norm() / plain.norm()) == pytest.approx(1, abs=0.1)
+
+
 def test_gradients_accumulate_over_steps(tmp_path: Path) -> None:
     setup = set_up(tmp_path, training_config())
     setup.step(TEXTS, seed=0)
@@ -108,7 +136,7 @@ def test_gradients_accumulate_over_steps(tmp_path: Path) -> None:
 class TestModelIsAtItsBase:
     @pytest.fixture
     def setup(self, tmp_path: Path) -> Setup:
-        return set_up(tmp_path, training_config(), float64=False)
+        return set_up(tmp_path, training_config(), dtype=torch.float32)
 
     def test_bit_for_bit_after_a_step(self, setup: Setup) -> None:
         before = {name: p.clone() for name, p in setup.model.model.named_parameters()}
@@ -123,7 +151,7 @@ class TestModelIsAtItsBase:
         good = setup.split.train[0]
         parts = {"edit": good.edit, "equivalent": good.equivalent, "unrelated": good.unrelated}
         bad = TrainingRow(**parts | {part: outside if part == "edit" else (outside,)})
-        step = MetaStep(setup.model, setup.editor, setup.features, [bad], [0], setup.step.config)
+        step = MetaStep(setup.model, setup.editor, setup.features, [bad], setup.step.config)
         with pytest.raises(IndexError):
             step([0], seed=0)
         assert all(torch.equal(p, before[name]) for name, p in setup.model.model.named_parameters())

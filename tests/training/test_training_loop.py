@@ -25,7 +25,7 @@ from tiny_models import (
 )
 
 from malmen_cli.config import TrainingConfig, resolve_training
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import MalmenError, UsageError
 from malmen_cli.training.loop import StepReport, Trained, Watcher, _Run, train
 from malmen_cli.training.rows import Split, split_rows
 
@@ -55,7 +55,7 @@ def test_each_step_takes_1_to_n_rows_and_each_epoch_every_row_once(tmp_path: Pat
     config = training_config(steps=1000)
     model = load(save_tiny_model(tmp_path / "model"), float64=False)
     split = split_rows(make_facts(24), model.tokenizing, share=config.held_out, largest=400, seed=0)
-    run = _Run(model, split, config, tmp_path / "run", Watcher())
+    run = _Run(model, split, config, tmp_path / "run", Watcher(), reuse=False)
     seen: dict[int, Counter[int]] = {}
     sizes = Counter[int]()
     while run.progress.epoch < 12:
@@ -141,6 +141,35 @@ class TestResuming:
         ]
         assert timeless[0] == timeless[1]
         assert len(timeless[0]) == 6
+
+    def test_reads_back_what_was_captured(self, tmp_path: Path) -> None:
+        config = training_config(steps=8, validate_every=2)
+        model = load(save_tiny_model(tmp_path / "model"), float64=False)
+        split = split_rows(make_facts(16), model.tokenizing, share=config.held_out, largest=4, seed=0)
+        captured: list[int] = []
+
+        def stop(report: StepReport) -> None:
+            if report.step == 3:
+                raise KeyboardInterrupt
+
+        def note(done: int, total: int) -> None:
+            captured.append(done)
+
+        def interrupted(**settings: Any) -> None:
+            captured.clear()
+            with pytest.raises(KeyboardInterrupt):
+                train(model, split, config, tmp_path / "run", watcher=Watcher(capturing=note, step=stop), **settings)
+
+        interrupted()
+        assert captured, "the first run captures"
+        interrupted(resume=True)
+        assert not captured
+        (tmp_path / "run" / "train" / "complete.json").write_text("{}")  # as of another version, or a killed capture
+        interrupted(resume=True)
+        assert captured
+        (tmp_path / "run" / "train" / "0.u").unlink()
+        with pytest.raises(MalmenError, match=r"0\.u"):
+            interrupted(resume=True)
 
     def test_nothing_is_an_error(self, tmp_path: Path) -> None:
         model = load(save_tiny_model(tmp_path / "model"), float64=False)

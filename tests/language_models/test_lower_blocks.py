@@ -1,0 +1,80 @@
+"""Blocks below the first edited layer are left out where that changes nothing, and the model is left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from family_models import save_family_model
+from tiny_models import load, make_facts, save_tiny_model
+
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.texts import Tokens
+from malmen_cli.training.lower_states import LowerStates, states_size
+
+
+def some_texts(model: LanguageModel) -> list[Tokens]:
+    return [model.tokenizing(fact.prompt, fact.target) for fact in make_facts(8)]
+
+
+def test_none_where_the_first_block_is_edited(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    assert LanguageModel(folder).lower is not None
+    assert LanguageModel(folder, layers=["transformer.h.*.mlp.c_proj"]).lower is None
+
+
+def test_none_where_a_block_hands_on_more_than_hidden_states(tmp_path: Path) -> None:
+    # The decoder of a T5 alone: its blocks hand on the bias of positions too, which the first of them makes.
+    folder = save_family_model(tmp_path / "model", "t5")
+    model = LanguageModel(folder, layers=["decoder.block.[12].layer.2.DenseReluDense.wo"])
+    assert model.lower is None
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_blocks_are_as_they_were_whatever_happens(fail: bool, tmp_path: Path) -> None:
+    model = load(save_tiny_model(tmp_path / "model"))
+    assert model.lower is not None
+    before = [dict(vars(module)) for module in model.model.modules()]
+    [batch] = model.batches(some_texts(model), 10_000)
+    states = torch.zeros(sum(batch.lengths), model.lower_width + int(fail), dtype=torch.float64)
+    try:
+        model.logits(batch, states)
+        assert not fail
+    except RuntimeError:  # a state too wide
+        assert fail
+    assert [vars(module).keys() for module in model.model.modules()] == [found.keys() for found in before]
+    assert all(not module._forward_pre_hooks for module in model.model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_are_the_same_with_states_that_were_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = LanguageModel(save_tiny_model(tmp_path / "model"), dtype=dtype)
+    texts = some_texts(model)
+    # Room for some of them: the others are run from the start.
+    limit = states_size(model, texts, 1 << 30) // 2
+    kept = LowerStates(tmp_path / "states", model, texts, limit)
+    assert sum(kept.fill(100, 3)) == sum(text in kept for text in texts)
+    assert {text in kept for text in texts} == {True, False}
+    assert (tmp_path / "states").stat().st_size <= limit
+    found = dict(by_row(model, texts, kept))
+    for row, logits in by_row(model, texts, None):
+        tolerance = 1e-5 if dtype == torch.float32 else 0.05
+        assert torch.allclose(found[row], logits, atol=tolerance * float(logits.abs().max()))
+    if dtype == torch.float32:
+        assert model.predictions(texts, kept=kept) == model.predictions(texts)
+
+
+def by_row(model: LanguageModel, texts: list[Tokens], kept: LowerStates | None) -> list[tuple[int, torch.Tensor]]:
+    found = []
+    for batch, logits in model.passes(texts, 60, kept):
+        parts = logits.split([texts[row].supervised for row in batch.rows])
+        found += list(zip(batch.rows, parts, strict=True))
+    return found
+
+
+def test_texts_read_alike_share_one_place(tmp_path: Path) -> None:
+    model = LanguageModel(save_tiny_model(tmp_path / "model"))
+    first, second, *_ = some_texts(model)
+    twin = Tokens(first.input_ids, first.labels[-1:])
+    assert states_size(model, [first, twin, second, first], 1 << 30) == states_size(model, [first, second], 1 << 30)
