@@ -30,7 +30,7 @@ from malmen_cli.facts import printable
 if TYPE_CHECKING:
     from malmen_cli.ledger import Ledger
     from malmen_cli.operations.active import Proposal
-    from malmen_cli.operations.plan import Plan, Trial
+    from malmen_cli.operations.plan import Plan, Prediction, Trial
 
 PARTS = {
     "libraries": "libraries",
@@ -72,7 +72,7 @@ def plan(
         typer.Option("--output", "-o", metavar="PLAN", help="Save the plan there, for malmen apply --plan PLAN."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only count new, known and superseded facts: no model is loaded.")
+        bool, typer.Option("--quick", help="Only count facts and reckon what they would take: no model is loaded.")
     ] = False,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
@@ -107,7 +107,8 @@ def plan(
         with ledger.read() as db:
             record = find_model(db, model)
         trial = None if quick else _trial(device, batch_tokens, bar)
-        planned = plan_facts(ledger, record, facts, editor, trial)
+        reckoned = _reckoned(device, batch_tokens) if quick and not quiet else None
+        planned = plan_facts(ledger, record, facts, editor, trial, reckoned)
         if output is not None:
             save_plan(output, planned.proposal)
     for warning in planned.warnings:
@@ -130,6 +131,14 @@ def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger,
     from malmen_cli.operations.trial import attempt
 
     return attempt(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens, progress=bar))
+
+
+def _reckoned(device: str, batch_tokens: int) -> Callable[[Ledger, Proposal], tuple[Prediction, dict[str, Any]]]:
+    from malmen_cli.operations.apply import ApplyOptions
+    from malmen_cli.operations.models import pick_device
+    from malmen_cli.operations.prediction import predict
+
+    return predict(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens))
 
 
 def _show(planned: Plan) -> None:
@@ -164,6 +173,8 @@ def _show(planned: Plan) -> None:
         _more(len(additions.superseding))
     if planned.trial is not None:
         _show_trial(planned.trial)
+    if planned.prediction is not None and planned.memory is not None:
+        _show_prediction(planned.prediction, planned.memory)
     if not proposal.is_needed:
         say("Nothing to do: every fact is active already.")
 
@@ -187,10 +198,12 @@ def _show_trial(trial: Trial) -> None:
     )
     _more(len(trial.figures))
     say("note: residual and leverage say how facts crowd each other in the solve; they do not predict success")
-    needs = trial.prediction
+
+
+def _show_prediction(needs: Prediction, memory: dict[str, Any]) -> None:
     print(f"\nApplying would take about {_seconds(needs.seconds)} and {size(needs.memory)} of memory,")
     print(f"{size(needs.disk)} in the workspace and {size(needs.temporary)} free beside the checkpoint.")
-    print(f"\n{_memory(trial.memory)}")
+    print(f"\n{_memory(memory)}")
 
 
 def _memory(planned: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from malmen_cli.editing.editor import LayerShape
+from malmen_cli.editing.normal_equation import cheapest_form
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers, is_plain_linear, rows_act_right
 from malmen_cli.language_models.loading import empty_model, read_config
 
@@ -130,8 +131,8 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     - editor: 4 bytes a number, learned or of K0, and a chunk's activations; in training what is learned five times (it,
       its gradient, two moments, the best one), K0 twice.
     - saving: what a state holds, the gradients left out, twice: it is cloned, then packed.
-    - rows: n (d_in + d_out) as captured; an apply holds them twice, as rows and packed. In training they are mapped
-      files, which give way where memory is short.
+    - rows: n (d_in + d_out) as captured, in training, in mapped files, which give way where memory is short. An apply
+      writes them to files as they are captured.
     """
     size = dtype.itemsize
     shapes = [layer.shape for layer in layers]
@@ -141,12 +142,14 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     training = job.work == "train"
     per_solve = min(job.facts, job.per_solve or job.facts)
     forms = [
-        _solve(shape, per_solve * rows, _anchors(shape, job)) for shape, rows in zip(shapes, per_fact, strict=True)
+        _solve(shape, per_solve * rows, _anchors(shape, job), repeated=training)
+        for shape, rows in zip(shapes, per_fact, strict=True)
     ]
     kept, working = [form.kept for form in forms], max((form.working for form in forms), default=0)
-    moments = sum(form.second_moment for form in forms)
-    # The solution of the layer before is there until the next one is.
-    solve = working + (sum(kept) if training else max(kept, default=0)) + moments
+    # One solution at a time is enough for an apply, but that of the layer before is there until the next one is.
+    held = sum(kept) if training else sum(sorted(kept)[-2:])
+    moments = [form.moments for form in forms]
+    solve = held + working + (sum(moments) if training else max(moments, default=0))
     row_bytes = size * (2 if training else 1)  # training keeps (u, g) as captured, and K0's candidates
     rows = sum(
         job.facts * count * (shape.d_in * row_bytes + shape.d_out * (size if training else WIDE))
@@ -162,7 +165,7 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
         batch=batch_bytes(model, layers, job, dtype),
         editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors) + network,
         solve=solve,
-        rows=rows if training else 2 * rows,
+        rows=rows if training else 0,
         saving=WIDE * 2 * (4 * learned + 2 * anchors) if training else 0,
     )
 
@@ -175,7 +178,7 @@ def needs(shapes: Sequence[LayerShape], job: Job, dtype: torch.dtype) -> dict[st
     """
     edited = dtype.itemsize * sum(shape.d_in * shape.d_out for shape in shapes)
     rows = min(job.facts, job.per_solve or job.facts)
-    forms = [_solve(shape, rows, _anchors(shape, job)) for shape in shapes]
+    forms = [_solve(shape, rows, _anchors(shape, job), repeated=job.work == "train") for shape in shapes]
     if job.work != "train":
         return {"edited layers": 2 * edited, "solve": max((form.kept for form in forms), default=0)}
     learned, anchors = _editor_numbers(shapes, job)
@@ -267,24 +270,33 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
 
 @dataclass(frozen=True)
 class _Solve:
-    """Bytes of one layer's solve: what its solution keeps, what is needed besides while it is made, and C0."""
+    """Bytes of one layer's solve: what its solution keeps, what is needed besides while it is made, and what stays with
+    the preserved keys: C0, and of repeated solves its eigenvectors."""
 
     kept: int
     working: int
-    second_moment: int
+    moments: int
 
 
-def _solve(shape: LayerShape, rows: int, anchors: int) -> _Solve:
-    """The form that `NormalEquation` picks, d = d_in, o = d_out, k = n + anchors, float64.
+def _solve(shape: LayerShape, rows: int, anchors: int, *, repeated: bool) -> _Solve:
+    """The form that `NormalEquation` picks, d = d_in, o = d_out, n rows, k = n + anchors, float64.
 
-    primal (k >= d): kept A and its factor, 2 d^2, and S, d o; working U^T U, a copy of the keys or of K0, d^2 each, and
-    six matrices of d o (moment, residual, and the change's figures). C0 is kept by the editor from then on, d^2.
-    kernel: kept V, A, its factor, X and S, k d + 2 k^2 + k o + d o; working the rows twice and six matrices of d o.
+    primal: kept A and its factor, 2 d^2, and S, d o; besides U^T U, d^2, and three matrices of d o (U^T D, and what two
+    triangular solves leave behind).
+    kernel: kept V, A, its factor, X and S, k d + 2 k^2 + k o + d o; besides the rows as they came, n (d + o), the right
+    side and a triangular solve's, 2 k o, or four matrices of d o for the change's figures.
+    spectral: kept U, U F, U Q, the factor, X and S, 3 n d + 2 n^2 + n o + d o; besides n d + 3 n o.
     """
-    d, o, k = shape.d_in, shape.d_out, rows + anchors
-    if k >= d:
-        return _Solve(DOUBLE * (2 * d * d + d * o), DOUBLE * (3 * d * d + 6 * d * o), DOUBLE * d * d if anchors else 0)
-    return _Solve(DOUBLE * (k * d + 2 * k * k + k * o + d * o), DOUBLE * (2 * k * (d + o) + 6 * d * o), 0)
+    d, o, n, k = shape.d_in, shape.d_out, rows, rows + anchors
+    form = cheapest_form(n, d, o, preserved=anchors, repeated=repeated)
+    moments = (2 if repeated else 1) * d * d if anchors and form != "kernel" else 0
+    if form == "primal":
+        kept, working = 2 * d * d + d * o, d * d + 3 * d * o
+    elif form == "kernel":
+        kept, working = k * d + 2 * k * k + k * o + d * o, n * (d + o) + max(2 * k * o, 4 * d * o)
+    else:
+        kept, working = 3 * n * d + 2 * n * n + n * o + d * o, n * d + 3 * n * o
+    return _Solve(DOUBLE * kept, DOUBLE * working, DOUBLE * moments)
 
 
 def _anchors(shape: LayerShape, job: Job) -> int:

@@ -85,7 +85,7 @@ def empty_model(folder: Path, config: Any) -> nn.Module:
         UnsupportedModel: transformers cannot build it.
     """
     with in_words(folder), torch.device("meta"):
-        model: nn.Module = _auto_class(config).from_config(config, trust_remote_code=False)
+        model: nn.Module = auto_class(config).from_config(config, trust_remote_code=False)
     return model
 
 
@@ -122,7 +122,7 @@ def load_model(
         UnsupportedModel: transformers cannot load it, or weights that the model needs are not in the files.
     """
     with in_words(folder):
-        model, found = _auto_class(config).from_pretrained(
+        model, found = auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype or "auto",
@@ -138,7 +138,7 @@ def load_model(
             f"{folder}: its files lack {len(missing)} of the weights of {type(model).__name__}, such as {missing[0]}",
             remedy="Use a checkpoint of the whole model: of a classifier, one with its head.",
         )
-    _fuse_activations(model)
+    fuse_activations(model)
     return model.eval().requires_grad_(False)
 
 
@@ -184,13 +184,14 @@ def in_words(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
+    """transformers' Auto class of a configuration's task. Raises UnsupportedModel where there is none."""
     import transformers
 
     return getattr(transformers, _AUTO_CLASSES[task_of(config)])
 
 
-def _fuse_activations(model: nn.Module) -> None:
+def fuse_activations(model: nn.Module) -> None:
     """Swap GPT-2's hand-written tanh GELU for torch's: the same function in one pass over memory instead of eight."""
     from transformers.activations import NewGELUActivation
 

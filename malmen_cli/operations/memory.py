@@ -9,7 +9,7 @@ import torch
 
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor, LayerShape
-from malmen_cli.language_models.footprint import Job, Work, job_of, needs, plan_memory
+from malmen_cli.language_models.footprint import Footprint, Job, Work, job_of, needs
 from malmen_cli.language_models.placement import Placement, free_memory, place
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.operations.layers import TensorLayer, all_layers
@@ -53,11 +53,8 @@ def needs_for(model: ModelRecord, layers: Sequence[TensorLayer], settings: Train
     return needs(shapes, job, run_dtype(settings) or stored)
 
 
-def memory_plan(
-    model: ModelRecord, layers: Sequence[TensorLayer], settings: TrainingConfig, job: Job, placement: Placement
-) -> dict[str, Any]:
+def described(planned: Footprint, placement: Placement) -> dict[str, Any]:
     """What a job takes by parts, reckoned from the model's configuration, and what is free; bytes, for `--json`."""
-    planned = plan_memory(model.path, [layer.name for layer in layers], job, run_dtype(settings))
     devices = sorted(set((placement.device_map or {}).values()) | {placement.device})
     free = free_memory("auto" if placement.device_map else placement.device)
     current = f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"

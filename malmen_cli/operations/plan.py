@@ -1,6 +1,6 @@
 """Planning an apply: everything it would do but write, what that would cost, and how each fact sits in the solve.
 
-A quick plan loads no torch: it is the fold of the active facts alone.
+A quick plan loads no model: it is the fold of the active facts, and what applying them is reckoned to take.
 """
 
 from __future__ import annotations
@@ -39,13 +39,14 @@ class Prediction:
 
     Attributes:
         disk: bytes that the workspace's objects grow by (new tensors and rows). temporary: free bytes needed beside
-            the checkpoint.
+            the checkpoint. phases: the seconds, by what they go to (`forecast.PHASES`).
     """
 
     seconds: float
     memory: int
     disk: int
     temporary: int
+    phases: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an apply would do; `trial` is None for a quick plan, and where there is nothing to do."""
+    """What an apply would do.
+
+    Attributes:
+        trial: None for a quick plan, and where there is nothing to do. prediction, memory: what it would take, by the
+            trial, or reckoned; None where there is nothing to do, and where nobody asked.
+    """
 
     proposal: Proposal
     trial: Trial | None
     warnings: list[str]
+    prediction: Prediction | None = None
+    memory: dict[str, Any] | None = None
 
 
 def plan_facts(
@@ -81,8 +89,11 @@ def plan_facts(
     facts: FactSet,
     editor: str | None,
     attempt: Callable[[Ledger, Proposal], Trial] | None,
+    predict: Callable[[Ledger, Proposal], tuple[Prediction, dict[str, Any]]] | None = None,
 ) -> Plan:
     """Fold the facts into the model's history and, with `attempt` (`trial.attempt`), try the apply in memory.
+
+    Without, `predict` (`prediction.predict`) reckons what it would take.
 
     Raises:
         WrongBase: the checkpoint is not as the ledger's head says. Locked: another process writes to it.
@@ -91,8 +102,12 @@ def plan_facts(
     with reading(ledger, model):
         proposal = propose(ledger, model, facts, editor)
         trial = attempt(ledger, proposal) if attempt is not None and proposal.is_needed else None
+        prediction, memory = (None, None) if trial is None else (trial.prediction, trial.memory)
+        if trial is None and predict is not None and proposal.is_needed:
+            prediction, memory = predict(ledger, proposal)
     warnings = [] if trial is None else trial.warnings
-    return Plan(proposal, trial, warnings + out_of_range(proposal.editor, len(proposal.active)))
+    warnings = warnings + out_of_range(proposal.editor, len(proposal.active))
+    return Plan(proposal, trial, warnings, prediction, memory)
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -120,8 +135,8 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "already_known": None if trial is None else sum(fact.known for fact in trial.figures),
         "ES_before": None if trial is None else trial.edit_success,
         "facts": None if trial is None else [asdict(fact) for fact in trial.figures],
-        "prediction": None if trial is None else asdict(trial.prediction),
-        "memory_plan": None if trial is None else trial.memory,
+        "prediction": None if plan.prediction is None else asdict(plan.prediction),
+        "memory_plan": plan.memory,
         "solve": None if trial is None else trial.solve,
         "warnings": plan.warnings,
     }

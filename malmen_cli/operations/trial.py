@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -13,17 +12,15 @@ from torch import Tensor
 from malmen_cli.editing.normal_equation import Solution
 from malmen_cli.evaluation.metrics import agreement, mean, token_accuracy
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.block_rates import clock_of
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.layers import TensorLayer
-from malmen_cli.operations.memory import memory_plan
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
+from malmen_cli.operations.prediction import Reckoned, reckon
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Workbench
-
-WRITE_RATE = 200e6
-"""Bytes per second that writing, syncing and reading back are reckoned with; a plan writes nothing to measure it."""
 
 
 def attempt(options: ApplyOptions) -> Callable[[Ledger, Proposal], Trial]:
@@ -32,25 +29,28 @@ def attempt(options: ApplyOptions) -> Callable[[Ledger, Proposal], Trial]:
 
 
 def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Trial:
-    # Loading the libraries has taken this process some time already, and an apply takes it too.
-    started = time.monotonic() - time.process_time()
+    reckoned = reckon(ledger, proposal, options)
     bench = open_bench(ledger, proposal, options)
-    memory = memory_plan(proposal.model, bench.layers, bench.settings, bench.job(), bench.placement)
     facts = proposal.facts.facts
+    clock = clock_of(bench.device)
+    times = [clock()]
+    bench.language_model  # noqa: B018  loads it
+    times.append(clock())
     bench.capture(facts)
-    asked = time.monotonic()
+    times.append(clock())
     known = _ask(bench, facts)
-    asked = time.monotonic() - asked
-    watch = _Watch(bench)
+    times.append(clock())
+    watch = _Watch(bench, clock)
     solved = bench.solve(inspect=watch)
-    seconds = time.monotonic() - started + asked  # once more, of the edited model
+    times.append(clock() - watch.seconds)
+    took = {phase: times[i + 1] - times[i] for i, phase in enumerate(("load", "capture", "ask", "solve"))}
     return Trial(
         figures=watch.figures(facts, [share == 1 for share in known]),
         edit_success=mean(known),
-        prediction=_predict(proposal.model, bench, solved, seconds),
+        prediction=_predict(proposal.model, bench, solved, reckoned, took),
         solve=solved.figures,
         warnings=solved.warnings,
-        memory=memory,
+        memory=reckoned.memory,
     )
 
 
@@ -68,8 +68,9 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
 class _Watch:
     """Collects residuals and leverages per edit while the layers are solved, one after another."""
 
-    def __init__(self, bench: Workbench) -> None:
-        self._bench = bench
+    def __init__(self, bench: Workbench, clock: Callable[[], float]) -> None:
+        self._bench, self._clock = bench, clock
+        self.seconds = 0.0  # that an apply does not take
         self._counts: list[int] = []
         self._missed = torch.zeros(len(bench.edits), dtype=torch.float64)
         self._wanted = torch.zeros(len(bench.edits), dtype=torch.float64)
@@ -78,6 +79,7 @@ class _Watch:
     def __call__(
         self, layer: TensorLayer, solution: Solution, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     ) -> None:
+        began = self._clock()
         counts = torch.tensor([row.count for row in self._bench.rows(layer.name)])
         fact = torch.repeat_interleave(torch.arange(len(counts)), counts)
         missed, wanted = [], []
@@ -89,6 +91,7 @@ class _Watch:
         self._wanted.index_add_(0, fact, torch.cat(wanted))
         leverages = torch.cat(list(solution.leverages(keys for keys, _ in chunks()))).cpu()
         self._leverage.scatter_reduce_(0, fact, leverages, "amax")
+        self.seconds += self._clock() - began
 
     def figures(self, facts: tuple[Fact, ...], known: list[bool]) -> list[FactFigures]:
         """One per fact, in the order of the facts."""
@@ -105,19 +108,33 @@ class _Watch:
         return found
 
 
-def _predict(model: ModelRecord, bench: Workbench, solved: Solved, seconds: float) -> Prediction:
-    """From what planning took: an apply does the same, asks the edited model as well, and writes."""
-    objects, manifest = bench.ledger.objects, model.manifest
+def _predict(
+    model: ModelRecord, bench: Workbench, solved: Solved, reckoned: Reckoned, took: dict[str, float]
+) -> Prediction:
+    """Phases that were tried take what they took; the others, which a plan does not do, what is reckoned."""
+    objects, manifest, counts = bench.ledger.objects, model.manifest, reckoned.counts
     moved = [change for change in solved.changes if change.before != change.after]
     disk = sum(len(change.data) for change in moved if not objects.contains(change.after))
-    disk += sum(len(rows.data) for rows in bench.fresh)
+    disk += sum(rows.data.size for rows in bench.fresh)
     shards = {manifest.tensors[change.name].file for change in moved}
     sizes = [manifest.weights[name].size for name in shards]
+    answers = reckoned.rates.model.seconds(counts.model, counts.answers)
+    tokenised = counts.texts / reckoned.rates.texts  # before, and not again
+    more = counts.old.answer / max(1, counts.asked.answer)
+    phases = {
+        **reckoned.phases,
+        "load": took["load"],
+        "capture": took["capture"],
+        "ask before": took["ask"] + answers,
+        "solve": took["solve"],
+        "ask after": max(0.0, took["ask"] - tokenised) * (1 + more) + answers,
+    }
     return Prediction(
-        seconds=seconds + (disk + 2 * sum(sizes)) / WRITE_RATE,
+        seconds=sum(phases.values()),
         memory=_peak_memory(),
         disk=disk,
         temporary=max(sizes, default=0),
+        phases=phases,
     )
 
 

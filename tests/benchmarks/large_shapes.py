@@ -14,7 +14,6 @@ import resource
 import shutil
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from phases import Phases
 from safetensors_folders import file_digests
 from tiny_models import fact_set, make_facts, tiny_tokenizer
 
@@ -76,50 +76,6 @@ def save_shape(folder: Path, shape: str, dtype: str) -> None:
     tiny_tokenizer().save_pretrained(folder)
 
 
-class Phases:
-    """Seconds by phase: of functions that are watched while they run, one inside another counted in both."""
-
-    def __init__(self, device: str) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._device = torch.device(device)
-
-    def sync(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def watch(self, owner: Any, name: str, phase: str) -> None:
-        inner = getattr(owner, name)
-
-        def timed(*args: Any, **settings: Any) -> Any:
-            with self.phase(phase):
-                return inner(*args, **settings)
-
-        setattr(owner, name, timed)
-
-    def watch_batches(self, owner: Any, name: str, phase: str) -> None:
-        """The same of a generator, while it makes its next value."""
-        inner = getattr(owner, name)
-
-        def timed(*args: Any, **settings: Any) -> Iterator[Any]:
-            batches = inner(*args, **settings)
-            while True:
-                with self.phase(phase):
-                    batch = next(batches, None)
-                if batch is None:
-                    return
-                yield batch
-
-        setattr(owner, name, timed)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self.sync()
-        began = time.monotonic()
-        yield
-        self.sync()
-        self.seconds[name] += time.monotonic() - began
-
-
 def peak_memory(device: str) -> str:
     """Of the GPU's allocator since the last reset, else of this process so far."""
     if torch.device(device).type == "cuda":
@@ -155,7 +111,7 @@ def main() -> None:
 
     @contextmanager
     def row(what: str, per: int = 1) -> Iterator[None]:
-        phases.seconds.clear()
+        phases.clear()
         began = time.monotonic()
         yield
         phases.sync()

@@ -57,9 +57,9 @@ def test_reading_verbs_load_neither_torch_nor_the_schema_tools(world: World, arg
     assert not loaded & (HEAVY | {"alembic", "sqlalchemy", "huggingface_hub"})
 
 
-def test_a_quick_plan_loads_no_torch(world: World, tmp_path: Path) -> None:
+def test_a_quick_plan_that_predicts_nothing_loads_no_torch(world: World, tmp_path: Path) -> None:
     facts = write_facts(tmp_path / "facts.jsonl", make_facts(2, start=9))
-    assert not loaded_by(world, "plan", "--quick", str(facts)) & (HEAVY | {"alembic", "sqlalchemy"})
+    assert not loaded_by(world, "plan", "--quick", "-q", str(facts)) & (HEAVY | {"alembic", "sqlalchemy"})
 
 
 def test_reverting_the_newest_entry_loads_no_torch_and_an_older_one_no_transformers(world: World) -> None:
