@@ -69,7 +69,7 @@ class TrainingConfig(_Frozen):
     )
     batch_tokens: int = Field(default=2048, ge=1)  # padded tokens per model batch
     editor_rows: int = Field(default=4096, ge=1)  # rows per hyper-network chunk
-    kept_states: float = Field(default=16.0, ge=0)  # GiB of disk for hidden states below the first edited layer
+    kept_states: float = Field(default=16.0, ge=0, le=1 << 20)  # GiB on disk of hidden states below the edited layers
     held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
     max_held_out: int = Field(default=400, ge=1)  # rows
     validate_every: int | None = Field(default=None, ge=1)  # steps; None: a fifth of the run

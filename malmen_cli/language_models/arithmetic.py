@@ -43,7 +43,7 @@ class Passes:
 
     Attributes:
         texts: how many. batches: into how many batches they go. encoder, answer: padded tokens that each stack reads; a
-            model of one stack has an answering one. labels: supervised tokens.
+            model of one stack has an answering one. labels: supervised tokens. encoded: an encoder's, without padding.
     """
 
     texts: int = 0
@@ -51,6 +51,7 @@ class Passes:
     encoder: int = 0
     answer: int = 0
     labels: int = 0
+    encoded: int = 0
 
     def __add__(self, other: Passes) -> Passes:
         return Passes(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -98,6 +99,7 @@ def passes(batches: Iterable[Batch]) -> Passes:
             encoder=0 if decoded is None else read,
             answer=read if decoded is None else decoded.numel(),
             labels=len(batch.labels),
+            encoded=0 if decoded is None else sum(batch.lengths),
         )
     return total
 

@@ -50,6 +50,7 @@ def block_rates(
         weights = 8 * width * width
         run = _Products(width, dtype, device)
     tokens = min(batch_tokens, max(ENOUGH, int(WORK / (2 * weights))))
+    length = min(length, max(FEW, tokens // 2))
     texts = max(2, tokens // length)
     many = texts * length  # of an encoder-decoder in each stack, which runs its own half of the weights on them
     small = least(lambda: run(1, FEW, False), device, 5)

@@ -190,7 +190,9 @@ class LanguageModel:
         """The blocks that an edit leaves as they are; None where there are none, or where the model's blocks hand on
         more than one tensor of hidden states, so that none can be left out."""
         found = lower_blocks(self.model, self.layers)
-        if found is None:
+        # What a decoder's blocks make depends on the encoder's text too, and on another number of tokens.
+        decodes = self.task == "sequence-to-sequence" and any(layer.stack == "answer" for layer in self.layers)
+        if found is None or decodes:
             return None
         length = min(8, self.tokenizing.limit or 8)
         labels = (0,) if self.task == "classification" else (0, 0)

@@ -31,7 +31,7 @@ class LayerCounts:
 
     Attributes:
         d_in, d_out: of its weight. new: rows to be captured. rows: of all active facts. facts: those facts. anchors:
-            rows that preserved keys add. item: bytes of a stored number.
+            rows that preserved keys add. item: bytes of a number of the weight as it is stored. key_item: of a key's.
     """
 
     d_in: int
@@ -41,11 +41,12 @@ class LayerCounts:
     facts: int
     anchors: int
     item: int
+    key_item: int
 
     @property
     def row_bytes(self) -> int:
         """Of one stored row."""
-        return self.d_in * self.item + self.d_out * WIDE
+        return self.d_in * self.key_item + self.d_out * WIDE
 
     @property
     def weight_bytes(self) -> int:

@@ -86,18 +86,18 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     model = planned_model(record.path, config)
     dtype = run_dtype(settings) or stored_dtype(record.path, config)
     layers = layers_of(proposal.editor.config)
-    placement = place_model(ledger, record, layers, options.device, settings)
+    path = ledger.workspace.editors / proposal.editor.id / TENSORS
+    anchors = _anchors(path, len(layers))
+    job = replace(
+        job_for("apply", settings, len(proposal.active), options.batch_tokens), preserved_keys=max(anchors, default=0)
+    )
+    placement = place_model(ledger, record, layers, options.device, settings, job)
     device = torch.device(placement.device)
     tokenizer = load_tokenizer(record.path)
     parts = parts_of(model, tokenizer, device, chat=settings.chat_template, end_of_text=settings.end_of_text)
     found = edited_layers(model, config.model_type, [layer.name for layer in layers])
-    path = ledger.workspace.editors / proposal.editor.id / TENSORS
-    anchors = _anchors(path, len(found))
-    job = replace(
-        job_for("apply", settings, len(proposal.active), options.batch_tokens), preserved_keys=max(anchors, default=0)
-    )
     texts = _Texts(parts.tokenizing, options.batch_tokens)
-    counts = _counts(ledger, proposal, options, model, found, texts, settings, anchors, path.stat().st_size)
+    counts = _counts(ledger, proposal, options, model, found, texts, settings, anchors, dtype, path.stat().st_size)
     start = time.process_time() - texts.seconds
     length = round(counts.asked.answer / max(1, counts.asked.texts))
     first = counts.layers[0]
@@ -126,6 +126,7 @@ def _counts(
     texts: _Texts,
     settings: TrainingConfig,
     anchors: Sequence[int],
+    dtype: torch.dtype,
     editor: int,
 ) -> Counts:
     manifest = proposal.model.manifest
@@ -143,13 +144,9 @@ def _counts(
     capture = (own if len(fresh) == len(some) else texts.own(fresh)).times(factor)
     asked = own.times(factor) + others.times(factor)
     of_old = texts.own(list(old.values()))
-    new = {
-        "encoder": capture.encoder,
-        "answer": capture.labels,
-    }  # rows of an encoder: every token, those of padding left out
+    new = {"encoder": capture.encoded, "answer": capture.labels}
     names = {layer.name: layer for layer in layers_of(proposal.editor.config)}
     tensors = [names[layer.name].tensor for layer in layers]
-    item = next(iter(model.parameters())).dtype.itemsize
     counted = []
     for layer, rows, tensor, kept in zip(layers, of_layers, tensors, anchors, strict=True):
         shape = layer.shape
@@ -161,7 +158,8 @@ def _counts(
                 rows=max(1, new[layer.stack] + sum(row.count for row in rows.values())),
                 facts=len(edits),
                 anchors=kept,
-                item=manifest.slot(tensor).length // (shape.d_in * shape.d_out) or item,
+                item=manifest.slot(tensor).length // (shape.d_in * shape.d_out),
+                key_item=dtype.itemsize,
             )
         )
     shards = {manifest.tensors[name].file for name in tensors}
@@ -176,7 +174,7 @@ def _counts(
         texts=asked.texts + of_old.texts,
         rank=settings.editor.rank,
         blocks=settings.editor.blocks,
-        weights=weight_bytes(model, run_dtype(settings) or stored_dtype(proposal.model.path, model.config)),
+        weights=weight_bytes(model, dtype),
         checkpoint=sum(weights.size for weights in manifest.weights.values()),
         shards=sum(sizes),
         largest_shard=max(sizes, default=0),

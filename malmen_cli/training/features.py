@@ -153,7 +153,7 @@ class Features:
 def table_sizes(
     model: LanguageModel, rows: Sequence[TrainingRow], kept_states: int, *, references: bool = True, asked: bool = True
 ) -> list[int]:
-    """Bytes of each file that `Features` will make."""
+    """Bytes of each file that `Features` will make, that of the hidden states last."""
     edits, unrelated, _ = _captured(rows, references)
     sizes = [_starts(unrelated)[-1] * model.head.width * model.head.dtype.itemsize]
     for layer, shape in zip(model.layers, model.shapes, strict=True):

@@ -122,15 +122,17 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
         MalmenError: with what is needed and what is free.
     """
     unrelated = [tokens for row in split.train for tokens in row.unrelated]
-    sizes = table_sizes(model, split.train, **_kept_of_training(config))
-    sizes += table_sizes(model, split.held_out, **_kept_of_held_out(config))
+    *tables, states = table_sizes(model, split.train, **_kept_of_training(config))
+    *more_tables, more_states = table_sizes(model, split.held_out, **_kept_of_held_out(config))
+    rows, states = sum(tables) + sum(more_tables), states + more_states
     left = sum(path.stat().st_size for path in folder.glob("*/*") if path.is_file() and not path.is_symlink())
-    rows = max(sum(tokens.rows(layer.stack) for tokens in unrelated) for layer in model.layers)
-    editor = editor_size(model.shapes, config.editor, rows)
+    keys = max(sum(tokens.rows(layer.stack) for tokens in unrelated) for layer in model.layers)
+    editor = editor_size(model.shapes, config.editor, keys)
     state = 4 * editor  # editor, best editor, two moments; a new state is written beside the old one
     require_space(
         [
-            Need(folder, (max(0, sum(sizes) - left),), f"the rows of {len(split.train):,} facts"),
+            Need(folder, (max(0, rows - left),), f"the rows of {len(split.train):,} facts"),
+            Need(folder, (max(0, states - max(0, left - rows)),), "hidden states, which --kept-states bounds"),
             Need(folder, (2 * state,), "its resumable state"),
             Need(folder, (editor,), "the editor"),
         ]

@@ -154,7 +154,7 @@ def gpt_j(shared: Path) -> None:
         counts = Counts(
             model=arithmetic_of(model, layers),
             layers=tuple(
-                LayerCounts(x.shape.d_in, x.shape.d_out, fresh, active, new + old, 8192, 2)
+                LayerCounts(x.shape.d_in, x.shape.d_out, fresh, active, new + old, 8192, 2, 2)
                 for x, (fresh, active) in zip(layers, rows, strict=True)
             ),
             capture=own.times(part),

@@ -10,7 +10,7 @@ What ChenmienTan/malmen does per training step (arXiv 2311.04661, algorithm 1, a
 - the unrelated prompts' reference logits anew in every step, and nothing kept from one epoch to the next.
 
 Left out in its favour: building tokens inside the loop, and (unless `unused_loss`) the loss that the model computes by
-itself because it is handed the labels, which nobody uses. `tests/editing/test_official_step.py` holds this file to
+itself because it is handed the labels, which nobody uses. `tests/training/test_official_step.py` holds this file to
 malmen's own mathematics. Covered: causal models with nn.Linear or Conv1D layers. Not covered: encoders, classifiers.
 """
 

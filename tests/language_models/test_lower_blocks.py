@@ -24,11 +24,27 @@ def test_none_where_the_first_block_is_edited(tmp_path: Path) -> None:
     assert LanguageModel(folder, layers=["transformer.h.*.mlp.c_proj"]).lower is None
 
 
-def test_none_where_a_block_hands_on_more_than_hidden_states(tmp_path: Path) -> None:
-    # The decoder of a T5 alone: its blocks hand on the bias of positions too, which the first of them makes.
-    folder = save_family_model(tmp_path / "model", "t5")
-    model = LanguageModel(folder, layers=["decoder.block.[12].layer.2.DenseReluDense.wo"])
-    assert model.lower is None
+@pytest.mark.parametrize(
+    ("family", "layers"),
+    [
+        # Its blocks hand on the bias of positions too, which the first of them makes.
+        ("t5", "encoder.block.[12].layer.1.DenseReluDense.wo"),
+        # What they make depends on the encoder's text too.
+        ("t5", "decoder.block.[12].layer.2.DenseReluDense.wo"),
+        ("bart", "model.decoder.layers.[12].fc2"),
+    ],
+)
+def test_none_where_a_block_hands_on_or_takes_more_than_hidden_states(family: str, layers: str, tmp_path: Path) -> None:
+    assert LanguageModel(save_family_model(tmp_path / "model", family), layers=[layers]).lower is None
+
+
+def test_an_encoder_alone_has_them(tmp_path: Path) -> None:
+    model = LanguageModel(save_family_model(tmp_path / "model", "bart"), layers=["model.encoder.layers.[12].fc2"])
+    assert model.lower is not None
+    texts = some_texts(model)
+    kept = LowerStates(tmp_path / "states", model, texts, 1 << 30)
+    assert sum(kept.fill(1024, 100)) == len(texts)
+    assert model.predictions(texts, kept=kept) == model.predictions(texts)
 
 
 @pytest.mark.parametrize("fail", [False, True])

@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 import torch
 from family_models import FAMILIES, save_family_model
-from tiny_models import World, load, make_fact, make_facts, make_world, run_malmen, save_tiny_model, write_facts
+from tiny_models import (
+    TINY_TRAINING,
+    World,
+    fact_set,
+    load,
+    make_fact,
+    make_facts,
+    make_world,
+    run_malmen,
+    save_tiny_model,
+    world_of,
+    write_facts,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from malmen_cli.editing.normal_equation import NormalEquation, PreservedKeys
@@ -18,6 +30,7 @@ from malmen_cli.language_models.arithmetic import Arithmetic, BlockRates, Passes
 from malmen_cli.language_models.block_rates import _one_block, block_rates
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.loading import read_config
+from malmen_cli.ledger import store
 from malmen_cli.operations.forecast import PHASES, Counts, LayerCounts, forecast, solve_seconds
 from malmen_cli.operations.rates import WRITE_RATE, Rates, write_rate
 
@@ -80,14 +93,14 @@ def test_a_solve_is_counted_as_torch_counts_it(rows: int, anchors: int) -> None:
         equation = NormalEquation(d, o, preserved=preserved)
         equation.update(torch.randn(rows, d), torch.randn(rows, o))
         equation.solve(ridge=0.1, preserved_strength=1.0 if anchors else 0.0)
-    layer = LayerCounts(d_in=d, d_out=o, new=rows, rows=rows, facts=rows, anchors=anchors, item=4)
+    layer = LayerCounts(d_in=d, d_out=o, new=rows, rows=rows, facts=rows, anchors=anchors, item=4, key_item=4)
     reckoned = solve_seconds(layer, RATES) - 2 * d * o * o  # the change's figures
     # At this size a Gram matrix is one block, of which nothing is left out; and triangular solves are no products.
     assert 0.4 < reckoned / counter.operations < 1.1
 
 
 def test_a_faster_machine_takes_less_time_but_to_start() -> None:
-    layers = (LayerCounts(d_in=64, d_out=16, new=8, rows=20, facts=20, anchors=8, item=4),)
+    layers = (LayerCounts(d_in=64, d_out=16, new=8, rows=20, facts=20, anchors=8, item=4, key_item=4),)
     counts = Counts(
         model=Arithmetic({"encoder": 0, "answer": 1000}, {"encoder": 0, "answer": 500}, 200),
         layers=layers,
@@ -172,9 +185,6 @@ class TestQuick:
 
 
 def test_rows_that_are_stored_are_not_captured_again(tmp_path: Path) -> None:
-    from tiny_models import fact_set
-
-    from malmen_cli.ledger import store
     from malmen_cli.operations.active import propose
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.prediction import reckon
@@ -193,3 +203,26 @@ def test_rows_that_are_stored_are_not_captured_again(tmp_path: Path) -> None:
         assert (layer.rows, layer.facts) == (sum(rows), 6)
         assert layer.new == sum(rows[4:])
     assert (counts.asked.texts, counts.old.texts, counts.texts) == (18, 0, 18)
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("gpt2", "bfloat16"), ("t5", "auto")])
+def test_stored_rows_are_counted_as_they_will_be(family: str, dtype: Any, tmp_path: Path) -> None:
+    """In the dtype that the model is run in, whatever its files have; of an encoder every token but padding."""
+    from malmen_cli.operations.active import propose
+    from malmen_cli.operations.apply import ApplyOptions
+    from malmen_cli.operations.prediction import reckon
+
+    training = TINY_TRAINING.model_copy(update={"dtype": dtype})
+    world = world_of(save_family_model(tmp_path / "model", family), training=training)
+    long = replace(make_fact(9), prompt=f"{make_fact(9).prompt} and it lies in the land of which the name is known to")
+    facts = fact_set([*make_facts(5), long])
+    with world.ledger() as (ledger, model):
+        counts = reckon(ledger, propose(ledger, model, facts, None), ApplyOptions()).counts
+    world.apply(*facts)
+    with world.ledger() as (ledger, model), ledger.read() as db:
+        packs = [ledger.objects.size(pack.object) for pack in store.packs_of(db, store.head(db, model.id).id)]
+    assert len(packs) == len(counts.layers)
+    found = sorted(size for size in packs if size is not None)
+    wanted = sorted(layer.new * layer.row_bytes for layer in counts.layers)
+    # A pack has a header besides.
+    assert all(0 <= size - count <= 256 for size, count in zip(found, wanted, strict=True))
