@@ -66,8 +66,9 @@ class Features:
         made_with = _made_with(model, batch_tokens, sizes)
         reuse = reuse and _completed(folder, made_with)
         if not reuse:
-            shutil.rmtree(folder, ignore_errors=True)
             with in_words(folder):
+                (folder / COMPLETE).unlink(missing_ok=True)  # first: a kill among the tables must not leave it there
+                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
         edits, unrelated, self._first_unrelated = _captured(rows, references)
         self._edit_starts = [_starts(edits, layer) for layer in model.layers]
