@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from malmen_cli.language_models.edited_layers import matching
 from malmen_cli.language_models.families import BY_TYPE
 
 
@@ -16,9 +16,9 @@ def last_mlp(model: nn.Module, model_type: str) -> nn.Module | None:
     family = BY_TYPE.get(model_type)
     if family is None or not family.mlp_apart:
         return None
-    mlps = family.edited[-1].rpartition(".")[0]
-    modules = dict(model.named_modules())
-    return modules[matching([mlps], list(modules))[-1]]
+    glob = family.edited[-1].rpartition(".")[0]
+    mlps = [module for name, module in model.named_modules() if fnmatch.fnmatchcase(name, glob)]
+    return mlps[-1] if mlps else None
 
 
 @contextmanager

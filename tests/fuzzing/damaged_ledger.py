@@ -33,7 +33,7 @@ READING: tuple[tuple[str, ...], ...] = (
     ("verify",),
     ("diff", "base", "HEAD"),
     ("diff", "HEAD~1", "checkpoint", "--json"),
-    ("plan", "FACTS", "--quick"),
+    ("plan", "FACTS", "--quick", "-q"),
     ("models", "list"),
     ("models", "show"),
     ("models", "show", "--json"),
