@@ -14,9 +14,16 @@ The rows named `paper` have the same settings on both sides (no preserved keys, 
 it trains by default (edit loss, 8,192 preserved keys, rank 256) against the official loop at the rank given. bfloat16
 is malmen's model in bfloat16 against the official loop in float32. Medians of --repeats.
 
+On a GPU, with GPT-J's shape, both sides in bfloat16 as the official settings have it, and the GPU's peak rate, of which
+the profile says what share the model's passes reach:
+
+    python tests/benchmarks/speed.py --shared ../shared --shape gpt-j --device cuda --n-edits 1024 \\
+        --applies 1024 8192 --dtypes bfloat16 --profile --peak 989
+
 Not timed, on either side: tokens of training texts (an apply's are), validation, and what is made once per training:
-the editor's start and what is made of its preserved keys. --profile also prints where malmen's time goes. --clock cpu
-counts processor time, for a machine that has other work.
+the editor's start and what is made of its preserved keys. --profile also prints where malmen's time goes, and the rate
+of the model's passes: the multiply-adds of its linear layers, counted from its modules, over the seconds of the phases
+named *model*. --clock cpu counts processor time, for a machine that has other work.
 """
 
 from __future__ import annotations
@@ -60,14 +67,19 @@ HEADER = ["what", "settings", "facts", "malmen, s", "official, s", "malmen, fact
 
 
 def make_model(folder: Path, shared: Path, shape: str) -> Path:
-    """Save GPT-2-small's shape, or a quarter of it to try this script with, with random weights."""
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    """Save GPT-2-small's shape, or a quarter of it to try this script with, or GPT-J's, with random weights."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPTJConfig, GPTJForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    sizes = {} if shape == "gpt2" else {"n_layer": 4, "n_embd": 192, "n_head": 4}
     torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
+    if shape == "gpt-j":
+        torch.set_default_dtype(torch.bfloat16)
+        GPTJForCausalLM(GPTJConfig()).save_pretrained(folder)
+        torch.set_default_dtype(torch.float32)
+    else:
+        sizes = {} if shape == "gpt2" else {"n_layer": 4, "n_embd": 192, "n_head": 4}
+        GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(shared / "models/cf-gpt2").save_pretrained(folder)
     return folder
 
@@ -91,13 +103,15 @@ def many(facts: Sequence[Fact], count: int) -> list[Fact]:
 class Table:
     """A Markdown table that is printed row by row, and the clock that its seconds are read from."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
+    def __init__(self, now: Callable[[], float], device: str) -> None:
+        self._now, self._sync = now, Phases(device).sync
         print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
 
     def seconds(self, work: Callable[..., object], *args: object) -> float:
+        self._sync()
         began = self._now()
         work(*args)
+        self._sync()
         return self._now() - began
 
     def row(self, what: str, settings: str, facts: int, ours: Sequence[float], theirs: Sequence[float]) -> None:
@@ -107,10 +121,14 @@ class Table:
 
 
 class Profile:
-    """Prints where malmen's seconds go; what is inside another phase is counted there and not in the outer one."""
+    """Prints where malmen's seconds go; what is inside another phase is counted there and not in the outer one.
 
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now, self._phases = now, Phases("cpu", now)
+    Args:
+        peak: floating-point operations per second of the device, or None.
+    """
+
+    def __init__(self, now: Callable[[], float], device: str, peak: float | None) -> None:
+        self._now, self._phases, self._peak = now, Phases(device, now), peak
         self._phases.watch_batches(LanguageModel, "capture", "model, backward to rows")
         self._phases.watch_batches(LanguageModel, "capture_reference", "model, forward to references")
         self._phases.watch_batches(LanguageModel, "lower_states", "model, forward of lower blocks")
@@ -130,18 +148,22 @@ class Profile:
             (Solution, "gradients", "normal equation: gradients"),
         ):
             self._phases.watch(owner, name, phase)
-        print("\n| what | all, s | of which |\n|---|---|---|")
+        print("\n| what | all, s | of which | model passes, TFLOP/s |\n|---|---|---|---|")
 
-    def of(self, what: str, work: Callable[..., object], *args: object) -> None:
+    def of(self, what: str, flops: float, work: Callable[..., object], *args: object) -> None:
         self._phases.clear()
+        self._phases.sync()
         began = self._now()
         work(*args)
+        self._phases.sync()
         total = self._now() - began
+        rate = flops / sum(seconds for name, seconds in self._phases.own.items() if name.startswith("model,"))
+        used = "" if self._peak is None else f" ({rate / self._peak:.0%} of the peak)"
         parts = sorted(self._phases.own.items(), key=lambda part: -part[1])
         named = [(name, seconds) for name, seconds in parts if seconds >= total / 200]
         named.append(("the rest", total - sum(seconds for _, seconds in named)))
         cells = ", ".join(f"{name} {seconds:.2f} ({seconds / total:.0%})" for name, seconds in named)
-        print(f"| {what} | {total:.2f} | {cells} |", flush=True)
+        print(f"| {what} | {total:.2f} | {cells} | {rate / 1e12:.3f}{used} |", flush=True)
 
 
 def training(
@@ -186,7 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--facts", choices=FILES, default="counterfact")
-    parser.add_argument("--shape", choices=["gpt2", "quarter"], default="gpt2")
+    parser.add_argument("--shape", choices=["gpt2", "quarter", "gpt-j"], default="gpt2")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device, for --profile")
     parser.add_argument("--rank", type=int, default=1920, help="of both sides' hyper-networks")
     parser.add_argument("--n-edits", type=int, default=512, help="facts per training step")
     parser.add_argument("--applies", type=int, nargs="*", default=[1000, 8000], help="facts per apply; none to skip")
@@ -202,13 +226,14 @@ def main() -> None:
     options = parser.parse_args()
     facts = read_facts(options.shared, options.facts)
     now = CLOCKS[options.clock]
-    print(f"{options.facts}, {options.shape}, {options.clock} s, torch {torch.__version__}, ", end="")
+    print(f"{options.facts}, {options.shape}, {options.device}, {options.clock} s, torch {torch.__version__}, ", end="")
     print(f"{torch.get_num_threads()} threads, official loop at rank {options.rank}\n")
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = make_model(work / "model", options.shared, options.shape)
         (work / "cache").mkdir()
-        models = {dtype: LanguageModel(folder, dtype=getattr(torch, dtype)) for dtype in options.dtypes}
+        device = options.device
+        models = {dtype: LanguageModel(folder, device=device, dtype=getattr(torch, dtype)) for dtype in options.dtypes}
         some = next(iter(models.values()))
         # Some are held out, and they are of whole subjects.
         split = split_rows(many(facts, options.n_edits + 200), some.tokenizing, share=0.01, largest=8, seed=0)
@@ -221,17 +246,18 @@ def main() -> None:
                 sides[side] = Malmen(model, config, rows, work / f"features{len(sides)}")
         cache, fused, unused_loss = work / "cache", options.fused, options.unused_loss
         official = Official(folder, some, cache, rows, rank=options.rank, fused=fused, unused_loss=unused_loss)
-        table = Table(now)
+        table = Table(now, device)
         training(table, sides, official, rows, options.repeats)
         for count in options.applies:
             applying(table, sides, official, many(facts, count), options.repeats)
         if options.profile:
-            profile = Profile(now)
+            profile = Profile(now, device, options.peak and options.peak * 1e12)
             for side, ours in sides.items():
-                profile.of(f"capture of {len(rows):,}, {side}", ours.capture, rows)
-                profile.of(f"step of {len(rows):,}, {side}", ours.step, rows)
+                profile.of(f"capture of {len(rows):,}, {side}", ours.capture_flops(rows), ours.capture, rows)
+                profile.of(f"step of {len(rows):,}, {side}", ours.step_flops(rows), ours.step, rows)
                 for count in options.applies:
-                    profile.of(f"apply of {count:,}, {side}", ours.apply, many(facts, count))
+                    some_facts = many(facts, count)
+                    profile.of(f"apply of {count:,}, {side}", ours.apply_flops(some_facts), ours.apply, some_facts)
 
 
 if __name__ == "__main__":

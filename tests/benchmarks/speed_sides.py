@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.normal_equation import PreservedKeys
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.arithmetic import Passes, arithmetic_of, passes
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger.objects import ObjectStore
@@ -46,6 +47,7 @@ class Malmen:
         if config.editor.preserved_keys:
             self.editor.preserved = [_preserved(keys, config) for keys in self.features.unrelated_keys]
         self.optimizer = torch.optim.Adam(self.editor.parameters(), config.learning_rate)
+        self._arithmetic = arithmetic_of(model.model, model.layers)
         self.step(rows[:WARM])
 
     def capture(self, rows: Sequence[TrainingRow]) -> None:
@@ -61,6 +63,41 @@ class Malmen:
         MetaStep(self.model, self.editor, self.features, rows, self.config)(range(len(rows)), seed=0)
         self._update()
 
+    def capture_flops(self, rows: Sequence[TrainingRow]) -> float:
+        """Of `capture`'s passes, two to a multiply-add."""
+        model = self._arithmetic
+        edits = self._work_of([row.edit for row in rows])
+        unrelated = self._work_of([text for row in rows for text in row.unrelated])
+        others = self._work_of([text for row in rows for text in row.equivalent if text is not row.edit])
+        below, above = model.below["answer"], model.above["answer"]
+        return 2.0 * (
+            edits.answer * (below + 2 * above)
+            + 2 * edits.labels * model.head
+            + unrelated.answer * (below + above)
+            + unrelated.labels * model.head
+            + others.answer * below
+        )
+
+    def step_flops(self, rows: Sequence[TrainingRow]) -> float:
+        """Of a step's passes above the first edited layer, with the gradients of the edited weights."""
+        edited = sum(shape.d_in * shape.d_out for shape in self.model.shapes)
+        texts = [row.equivalent[0] for row in rows] + [row.unrelated[0] for row in rows]
+        texts += [row.edit for row in rows] if self.config.edit else []
+        work = self._work_of(texts)
+        return 2.0 * (
+            work.answer * (2 * self._arithmetic.above["answer"] + edited) + 2 * work.labels * self._arithmetic.head
+        )
+
+    def apply_flops(self, facts: Sequence[Fact]) -> float:
+        """Of the capture's passes."""
+        model, tokens = self._arithmetic, self.model.tokenizing
+        work = self._work_of([tokens(fact.prompt, fact.target) for fact in facts])
+        forward = model.below["answer"] + 2 * model.above["answer"]
+        return 2.0 * (work.answer * forward + 2 * work.labels * model.head)
+
+    def _work_of(self, texts: Sequence[Tokens]) -> Passes:
+        return passes(self.model.tokenizing.batches(texts, self.config.batch_tokens))
+
     def _update(self) -> None:
         nn.utils.clip_grad_norm_(self.editor.parameters(), self.config.clip)
         self.optimizer.step()
@@ -75,7 +112,7 @@ class Malmen:
             slices = [RowSlice(rows.data.digest, span.start, span.count) for span in spans]
             equation = self.editor.equation(layer)
             for start in range(0, len(slices), CHUNK):
-                equation.update(*read.chunk(slices[start : start + CHUNK]))
+                equation.update(*(x.to(base.device) for x in read.chunk(slices[start : start + CHUNK])))
             read.close_layer()
             shift = self.editor.solve(layer, equation).param_shift
             edited.append((base.float() + shift.float()).to(base.dtype))
@@ -104,7 +141,9 @@ class Official:
     ) -> None:
         from transformers import AutoModelForCausalLM
 
-        plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        # GPT-J in bfloat16, as the official settings have it; smaller models in float32.
+        dtype = model.dtype if model.model_type == "gptj" else torch.float32
+        plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(model.device)
         if fused:
             _fuse(plain)
         self._tokenizing = model.tokenizing
