@@ -6,6 +6,7 @@ between leaves at most a temporary file, which `remove_leftovers` knows by its n
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -18,6 +19,11 @@ from typing import NamedTuple
 from malmen_cli.errors import MalmenError
 
 TEMPORARY = ".malmen-tmp-"
+NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
+"""What file systems say that give a file no further name."""
+
+FREE_SPACE = "free some space"
+
 _BLOCK = 4096  # bytes that a file system allocates at a time
 
 
@@ -130,11 +136,14 @@ class Need(NamedTuple):
     purpose: str
 
 
-def require_space(needs: Iterable[Need]) -> None:
+def require_space(needs: Iterable[Need], how: str = FREE_SPACE) -> None:
     """Raise MalmenError where a disk has less free than is to be written to it, saying for what and how much.
 
     Needs on one disk are summed, wherever their folders are, and every file is taken in whole blocks. What others
     write meanwhile is not foreseen: every write is still one that may find the disk full.
+
+    Args:
+        how: what can be done about it, as the remedy begins.
     """
     by_disk: dict[int, list[tuple[Path, int, str]]] = {}
     for folder, sizes, purpose in needs:
@@ -149,7 +158,7 @@ def require_space(needs: Iterable[Need]) -> None:
             listed = parts[0] if len(parts) == 1 else f"{_amount(needed)}: {', '.join(parts)}"
             short.append(f"too little space on the disk: this needs {listed}, and {_amount(free)} are free")
     if short:
-        raise MalmenError("; ".join(short), remedy="free some space, then run the command again; nothing was changed")
+        raise MalmenError("; ".join(short), remedy=f"{how}, then run the command again; nothing was changed")
 
 
 def _amount(size: int) -> str:

@@ -110,7 +110,7 @@ def header_for(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[byte
         stop = reached + math.prod(shape) * BITS[dtype] // 8
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [reached, stop]}
         offsets[name], reached = reached, stop
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     return header, {name: len(header) + offset for name, offset in offsets.items()}

@@ -8,14 +8,13 @@ copied.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import Need, in_words, require_space
+from malmen_cli.checkpoint.durable import NO_LINK, Need, in_words, require_space
 from malmen_cli.checkpoint.manifest import is_bare, require_weights
 from malmen_cli.checkpoint.new_folder import new_folder
 from malmen_cli.checkpoint.patch import copy_file
@@ -26,9 +25,6 @@ from malmen_cli.errors import UnsafeFile
 WEIGHTS = ".safetensors"
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".ot", ".onnx", ".gguf", ".tflite", ".npz")
 """Weights of other formats and frameworks, which no copy needs."""
-
-_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
-
 
 Converter = Callable[[PickledFiles], Callable[[Path], int]]
 """Looks at pickled weights, and gives what writes them into a folder as safetensors and returns the bytes written."""
@@ -117,7 +113,7 @@ def _link(source: Path, target: Path) -> bool:
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in _NO_LINK:
+        if error.errno not in NO_LINK:
             with in_words(target):
                 raise
         return False

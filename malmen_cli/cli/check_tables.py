@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from malmen_cli.operations.checking import Check
 
 SHOWN_WRONG = 10
-"""Facts that are still wrong and are listed; `--json` has them all."""
+"""Facts that are still wrong and are listed; `--json` has all that the entry names."""
 
 WIDTH = 44
 """Most characters of one text in a table."""
@@ -45,4 +45,5 @@ def print_check(check: Check) -> None:
             header=("", "prompt", "target", "answer"),
         )
         if check.still_wrong > SHOWN_WRONG:
-            print(f"... and {check.still_wrong - SHOWN_WRONG:,} more (--json)")
+            named = "" if len(check.wrong) == check.still_wrong else f" names {len(check.wrong):,}"
+            print(f"... and {check.still_wrong - SHOWN_WRONG:,} more (--json{named})")

@@ -52,6 +52,21 @@ class RowSpans(Sequence[RowSpan]):
         return RowSpan(self.edit_digests[place], start, self._starts[place + 1] - start)
 
 
+def row_file_size(rows: int, keys: tuple[str, int], value_diffs: tuple[str, int]) -> int:
+    """Bytes of a pack with so many rows; the rest as `RowFile` takes it."""
+    header, _ = _header(rows, keys, value_diffs)
+    return len(header) + rows * (_width(keys) + _width(value_diffs))
+
+
+def _header(rows: int, keys: tuple[str, int], value_diffs: tuple[str, int]) -> tuple[bytes, dict[str, int]]:
+    return header_for({"u": (keys[0], (rows, keys[1])), "d": (value_diffs[0], (rows, value_diffs[1]))})
+
+
+def _width(part: tuple[str, int]) -> int:
+    """Bytes of a row."""
+    return part[1] * BITS[part[0]] // 8
+
+
 class RowFile:
     """A pack in the making: room for all its rows, which are written in any order.
 
@@ -61,10 +76,9 @@ class RowFile:
 
     def __init__(self, staged: StagedObject, rows: int, keys: tuple[str, int], value_diffs: tuple[str, int]) -> None:
         self.staged = staged
-        header, offsets = header_for({"u": (keys[0], (rows, keys[1])), "d": (value_diffs[0], (rows, value_diffs[1]))})
+        header, offsets = _header(rows, keys, value_diffs)
         staged.write(header, 0)
-        self._u = offsets["u"], keys[1] * BITS[keys[0]] // 8
-        self._d = offsets["d"], value_diffs[1] * BITS[value_diffs[0]] // 8
+        self._u, self._d = (offsets["u"], _width(keys)), (offsets["d"], _width(value_diffs))
 
     def write(self, start: int, keys: bytes | memoryview, value_diffs: bytes | memoryview) -> None:
         """The bytes of some rows, from row `start` on."""

@@ -55,7 +55,7 @@ DETAILS = {
         "before": _SCORES,
         "after": _SCORES,
         "checked_old": _NUMBER,
-        "still_wrong?": _NUMBER,  # not there where all are named
+        "still_wrong?": _NUMBER,  # entries of earlier versions name all instead
         "wrong": (list,),
     },
     "base_tensors?": [_TEXT],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
@@ -12,11 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from malmen_cli.checkpoint.digests import CHUNK, tag
-from malmen_cli.checkpoint.durable import TEMPORARY, in_words, make_folders, write_all
+from malmen_cli.checkpoint.durable import NO_LINK, TEMPORARY, in_words, make_folders, write_all
 from malmen_cli.errors import MalmenError, VerificationFailed
-
-NO_LINK = {errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
-"""What file systems without further names for a file say."""
 
 
 class StagedObject:
@@ -26,8 +22,8 @@ class StagedObject:
     leaves a temporary file, which gc knows by its name.
 
     Args:
-        folder: the objects' folder; None for what is never to be put in place: a file without a name, which nothing
-            leaves behind, among the system's temporary files.
+        folder: the objects' folder; None for what is never to be put in place: a file without a name in the system's
+            folder for temporary files, which nothing leaves behind.
 
     Raises:
         MalmenError: the disk does not take it.
@@ -35,17 +31,21 @@ class StagedObject:
 
     def __init__(self, folder: Path | None = None) -> None:
         self._digest: str | None = None
-        self.path = (folder or Path(tempfile.gettempdir())) / f"{TEMPORARY}{secrets.token_hex(8)}"
-        if folder is not None:
-            make_folders(folder)
+        self.is_named = folder is not None
+        self._removal: weakref.finalize[..., StagedObject]
+        if folder is None:
+            self.path = temporary_folder()
+            with in_words(self.path):
+                file = tempfile.TemporaryFile(dir=self.path, buffering=0)  # noqa: SIM115  stays open
+            self.descriptor = file.fileno()
+            self._removal = weakref.finalize(self, file.close)
+            return
+        self.path = folder / f"{TEMPORARY}{secrets.token_hex(8)}"
+        make_folders(folder)
         with in_words(self.path):
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self.descriptor = os.open(self.path, flags, 0o600)
         self._removal = weakref.finalize(self, _remove, self.descriptor, self.path, os.getpid())
-        self.is_named = folder is not None
-        if not self.is_named:
-            with in_words(self.path):
-                self.path.unlink()
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset` (bytes), before the digest is asked for."""
@@ -99,6 +99,17 @@ class StagedObject:
     def discard(self) -> None:
         """Remove it now, whether or not it is complete."""
         self._removal()
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files, or TMPDIR. Raises MalmenError where there is none to write in."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        raise MalmenError(
+            f"there is no folder for temporary files: {error.strerror or error}",
+            remedy="set TMPDIR to a folder with room that you may write in, then run the command again",
+        ) from error
 
 
 def digest_descriptor(descriptor: int) -> str:

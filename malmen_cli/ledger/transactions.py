@@ -3,7 +3,8 @@
     lock -> settle -> check against the head -> objects (synced) -> row `pending` -> sidecar -> shards patched, renamed,
     read back -> row `applied` -> unlock
 
-Killed before `pending`, nothing has happened but for unreferenced objects. Killed after it, the tensors' digests say
+Killed before `pending`, nothing has happened but for unreferenced objects and, of rows captured but not yet stored,
+temporary files among them: `gc --leftovers` drops both. Killed after it, the tensors' digests say
 how far it came, and the objects hold the bytes of each: the next writing command goes forward or back, never halfway.
 """
 
@@ -250,13 +251,11 @@ def _require_room(ledger: Ledger, draft: EntryDraft, base: Sequence[str]) -> Non
         ledger,
         model,
         changed=[change.name for change in draft.changes if change.before != change.after],
-        objects=[
-            *(size for digest, size in objects.items() if not stored(digest)),
-            # What is staged lies on the disk already.
-        ],
+        objects=[size for digest, size in objects.items() if not stored(digest)],
         facts=draft.fact_set,
         rows=sum(len(rows.spans) for rows in draft.new_rows),
         text=len(canonical_json(dict(draft.details)).encode()),
+        staged=[rows.data for rows in draft.new_rows],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from malmen_cli.errors import UnsafeFile, UsageError
@@ -136,8 +136,22 @@ def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None,
     return editor
 
 
-def require_room_ahead(ledger: Ledger, model: ModelRecord, editor: EditorRecord, facts: FactSet | None = None) -> None:
-    """Refuse a solve whose outcome would not fit, before the model is loaded; its rows are counted once they are there.
+def require_room_ahead(
+    ledger: Ledger,
+    model: ModelRecord,
+    editor: EditorRecord,
+    facts: FactSet | None = None,
+    *,
+    packs: Sequence[int] = (),
+    rows: int = 0,
+    text: int = 0,
+) -> None:
+    """Refuse a solve whose outcome would not fit: without its rows before the model is loaded, and with them before
+    they are captured.
+
+    Args:
+        facts: to be recorded. packs: sizes of the files of rows. rows: of how many edits at how many layers.
+        text: bytes of anything else recorded.
 
     Raises:
         MalmenError: with what is needed and what is free, on each disk.
@@ -149,7 +163,7 @@ def require_room_ahead(ledger: Ledger, model: ModelRecord, editor: EditorRecord,
     lengths = [model.manifest.slot(name).length for name in tensors]
     missing = [name for name in tensors if not ledger.objects.contains(model.manifest.tensors[name].digest)]
     lengths += [model.manifest.slot(name).length for name in missing]
-    require_room(ledger, model, changed=tensors, objects=lengths, facts=facts)
+    require_room(ledger, model, changed=tensors, objects=[*lengths, *packs], facts=facts, rows=rows, text=text)
 
 
 def out_of_range(editor: EditorRecord, active: int) -> list[str]:

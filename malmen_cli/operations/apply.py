@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -89,12 +90,13 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
             refuse_existing(options.output)
         with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
             return _without_entry(ledger, model, facts, options)
-    with writing(ledger, model, command, timeout=options.lock_timeout) as settlement:
+    with writing(ledger, model, command, timeout=options.lock_timeout) as settlement, ExitStack() as stack:
         proposal = _propose(ledger, model, facts, options)
         if not proposal.is_needed:
             return Applied(None, proposal, None, [], settlement)
         require_room_ahead(ledger, model, proposal.editor, facts)
-        bench, solved, check = _edit(ledger, proposal, options, store_rows=True)
+        bench = stack.enter_context(open_bench(ledger, proposal, options, store_rows=True))
+        solved, check = _edit(bench, proposal, options)
         warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
         draft = EntryDraft(
             model=model,
@@ -118,7 +120,8 @@ def _without_entry(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         proposal = _propose(ledger, model, facts, options)
         if not proposal.is_needed and options.output is None:
             return Applied(None, proposal, None, [], None)
-        bench, solved, check = _edit(ledger, proposal, options)
+        bench = open_bench(ledger, proposal, options)
+        solved, check = _edit(bench, proposal, options)
     warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
     if options.output is not None and not options.dry_run:
         write_copy(options.output, proposal, bench, solved, check)
@@ -135,23 +138,21 @@ def _propose(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyO
     return proposal
 
 
-def _edit(
-    ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, store_rows: bool = False
-) -> tuple[Workbench, Solved, Check]:
+def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[Solved, Check]:
     """The edited model in memory: captured, asked before, solved, asked after."""
-    bench = open_bench(ledger, proposal, options, store_rows=store_rows)
-    with ledger.read() as db:
+    with bench.ledger.read() as db:
         # The digests' order is as good as random, and the same every time.
         old = store.facts_with(db, sorted(proposal.kept())[: options.check_old])
-    model, facts = bench.language_model, proposal.facts.facts
-    edits = PackedTexts(model.tokenizing(fact.prompt, fact.target) for fact in facts)
+    facts, tokens = proposal.facts.facts, bench.tokenizing
+    edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in facts)
     # Capture comes first: bad facts (too long for the model, say) are refused before anything is asked.
-    bench.capture(facts, edits)
+    bench.capture(facts, edits, proposal.facts)
+    model = bench.language_model
     questions = Questions(model, facts, list(old.values()), options.sample, edits)
     before = questions.scores(), questions.answers()
     solved = bench.solve()
     model.overlay(solved.weights)
-    return bench, solved, questions.check(*before)
+    return solved, questions.check(*before)
 
 
 def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, store_rows: bool = False) -> Workbench:

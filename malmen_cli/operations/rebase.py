@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from malmen_cli.errors import UsageError
@@ -64,7 +65,7 @@ def rebase(
     Raises:
         UnknownName: there is no such editor. UsageError: it belongs to another model.
     """
-    with writing(ledger, model, command, timeout=lock_timeout) as settlement:
+    with writing(ledger, model, command, timeout=lock_timeout) as settlement, ExitStack() as stack:
         with ledger.read() as db:
             now = active_now(db, model)
             record = store.editor(db, editor)
@@ -75,15 +76,17 @@ def rebase(
         if not now.facts or now.editor_id == record.id:
             return Rebased(None, record, now.editor_id, len(now.facts), [], None, [], settlement)
         require_room_ahead(ledger, model, record)
-        bench = Workbench(
-            ledger,
-            model,
-            record,
-            now.facts,
-            device=device,
-            batch_tokens=batch_tokens,
-            store_rows=True,
-            progress=progress,
+        bench = stack.enter_context(
+            Workbench(
+                ledger,
+                model,
+                record,
+                now.facts,
+                device=device,
+                batch_tokens=batch_tokens,
+                store_rows=True,
+                progress=progress,
+            )
         )
         facts = facts_of_active(ledger, now.facts)
         bench.capture(facts)

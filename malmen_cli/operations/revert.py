@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from malmen_cli.errors import UsageError
@@ -73,7 +74,7 @@ def revert_entry(
     Raises:
         UsageError: the entry cannot be reverted, has no such fact, or none of its facts is in effect.
     """
-    with writing(ledger, model, command, timeout=lock_timeout) as settlement:
+    with writing(ledger, model, command, timeout=lock_timeout) as settlement, ExitStack() as stack:
         with ledger.read() as db:
             target = store.resolve_entry(db, target_id, model.id)
             facts = store.facts_of(db, target)
@@ -122,9 +123,11 @@ def revert_entry(
             assert editor_id is not None
             with ledger.read() as db:
                 editor = store.editor(db, editor_id)
-            bench = Workbench(ledger, model, editor, active, device=pick_device(device), store_rows=True)
+            bench = stack.enter_context(
+                Workbench(ledger, model, editor, active, device=pick_device(device), store_rows=True)
+            )
             if bench.without_rows():
-                bench.capture(facts_of_active(ledger, active))
+                bench.capture(facts_of_active(ledger, active), recorded=taken)
             solved = bench.solve()
             changes, deltas, rows, warnings = solved.changes, solved.deltas, bench.fresh, solved.warnings
         entry = commit_entry(

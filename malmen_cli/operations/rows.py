@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from malmen_cli.checkpoint.durable import Need, require_space
+from malmen_cli.checkpoint.durable import FREE_SPACE, Need, require_space
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
@@ -20,8 +22,8 @@ from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger.objects import Checked, ObjectStore
 from malmen_cli.ledger.records import NewRows, RowSlice
-from malmen_cli.ledger.row_files import RowFile, RowSpans
-from malmen_cli.ledger.staged import StagedObject
+from malmen_cli.ledger.row_files import RowFile, RowSpans, row_file_size
+from malmen_cli.ledger.staged import StagedObject, temporary_folder
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.tensors import DTYPES
 
@@ -40,7 +42,7 @@ def capture_rows(
     batch_tokens: int,
     texts: Sequence[Tokens] | None = None,
     objects: ObjectStore | None = None,
-    reserve: Sequence[int] = (),
+    require_room: Callable[[Sequence[int]], None] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NewRows]:
     """Capture the facts' rows at the base weights into files, one per layer, in the facts' order.
@@ -50,7 +52,8 @@ def capture_rows(
     Args:
         texts: the facts' edit prompts, where they are tokenised already.
         objects: where the rows are to be stored; None for rows that are not.
-        reserve: bytes that other objects will need there.
+        require_room: is told the files' sizes in bytes before the model is run, and raises where they do not fit, with
+            whatever else is to be written then; None for rows alone.
 
     Raises:
         NumericalFailure: a row that is not finite, naming the fact. UsageError: a fact too long for the model.
@@ -62,19 +65,21 @@ def capture_rows(
     stacks = dict.fromkeys(layer.stack for layer in model.layers)
     spans = {stack: RowSpans(edits, (text.rows(stack) for text in texts)) for stack in stacks}
     of_layers = [spans[layer.stack] for layer in model.layers]
-    if objects is not None:
-        sizes = [
-            rows.rows * (layer.shape.d_in * model.dtype.itemsize + layer.shape.d_out * 4)
-            for rows, layer in zip(of_layers, model.layers, strict=True)
-        ]
-        require_space([Need(objects.root, (*sizes, *reserve), "new tensors and rows")])
+    shapes = [((_NAMES[model.dtype], layer.shape.d_in), ("F32", layer.shape.d_out)) for layer in model.layers]
+    sizes = [row_file_size(rows.rows, *shape) for rows, shape in zip(of_layers, shapes, strict=True)]
+    if require_room is not None:
+        require_room(sizes)
+    elif objects is not None:
+        require_space([Need(objects.root, tuple(sizes), "new rows")])
+    else:
+        how = f"{FREE_SPACE}, or set TMPDIR to a folder on a larger disk"
+        require_space([Need(temporary_folder(), tuple(sizes), "rows, for a while")], how)
     staged: list[StagedObject] = []
     try:
         files = []
-        for rows, layer in zip(of_layers, model.layers, strict=True):
+        for rows, shape in zip(of_layers, shapes, strict=True):
             staged.append(StagedObject(None if objects is None else objects.root))
-            shapes = (_NAMES[model.dtype], layer.shape.d_in), ("F32", layer.shape.d_out)
-            files.append(RowFile(staged[-1], rows.rows, *shapes))
+            files.append(RowFile(staged[-1], rows.rows, *shape))
         with torch.no_grad():
             for start in range(0, len(texts), BLOCK):
                 block = texts[start : start + BLOCK]
@@ -111,6 +116,7 @@ def _write(
             )
         file.write(start, u[begin * u_width : end * u_width], d[begin * d_width : end * d_width])
         begin = end
+    assert begin == len(keys), "the model gives other rows than the texts have"
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
@@ -149,25 +155,40 @@ class RowReader:
         total = 0
         for row in rows:
             by_object.setdefault(row.object, []).append((row, total))
-            total += max(0, row.count)
-        keys = value_diffs = None
+            total += row.count
+        assert by_object, "no rows were asked for"
+        # The ledger may say anything: no memory is taken for rows before it is known that files hold as many.
         for digest, wanted in by_object.items():
-            for descriptor in self._open(digest):
-                slots = self._slots[digest]
-                if keys is None or value_diffs is None:
-                    keys, value_diffs = (torch.empty((total, s.shape[1]), dtype=_STORED[s.dtype]) for s in slots)
-                for slot, found in zip(slots, (keys, value_diffs), strict=True):
-                    if slot.shape[1] != found.shape[1] or _STORED[slot.dtype] != found.dtype:
-                        raise VerificationFailed(
-                            f"stored rows {digest[:17]} are of another width or dtype than others of the same layer",
-                            remedy="run malmen verify",
-                        )
-                    _read(descriptor, slot, _bytes_of(found), found.shape[1] * found.element_size(), wanted, digest)
-        assert keys is not None and value_diffs is not None, "no rows were asked for"
+            if digest not in self._slots:
+                with self._opened(digest):
+                    pass
+            for slot in self._slots[digest]:
+                _require_within(slot, wanted, digest)
+        keys, value_diffs = (self._room(list(by_object), part, total) for part in (0, 1))
+        for digest, wanted in by_object.items():
+            with self._opened(digest) as descriptor:
+                for slot, found in zip(self._slots[digest], (keys, value_diffs), strict=True):
+                    _read(descriptor, slot, found, wanted, digest)
         return keys, value_diffs
 
-    def _open(self, digest: str) -> Iterator[int]:
-        """A descriptor of the pack's file, which is open until the next step."""
+    def _room(self, digests: Sequence[str], part: int, total: int) -> Tensor:
+        """A tensor for u (part 0) or d (1) of these packs together, of a dtype that holds the numbers of all.
+
+        A layer's packs are of one width. Their dtype is that of the model's layers when they were captured.
+        """
+        slots = [self._slots[digest][part] for digest in digests]
+        width = slots[0].shape[1]
+        for digest, slot in zip(digests, slots, strict=True):
+            if slot.shape[1] != width:
+                raise VerificationFailed(
+                    f"stored rows {digest[:17]} are of another width than others of the same layer",
+                    remedy="run malmen verify",
+                )
+        return torch.empty((total, width), dtype=reduce(torch.promote_types, (_STORED[slot.dtype] for slot in slots)))
+
+    @contextmanager
+    def _opened(self, digest: str) -> Iterator[int]:
+        """A descriptor of the pack's file, which has been looked at."""
         if digest in self._fresh:
             self._look(digest, self._fresh[digest].descriptor)
             yield self._fresh[digest].descriptor
@@ -195,24 +216,42 @@ class RowReader:
         self._slots[digest] = pair
 
 
+def _require_within(slot: TensorSlot, wanted: Sequence[tuple[RowSlice, int]], digest: str) -> None:
+    """Also of all together: no two facts have a row in common."""
+    rows = slot.shape[0]
+    are_within = all(row.start >= 0 and row.count >= 0 and row.start + row.count <= rows for row, _ in wanted)
+    if not are_within or sum(row.count for row, _ in wanted) > rows:
+        raise VerificationFailed(
+            f"stored rows {digest[:17]} are shorter than the ledger says", remedy="run malmen verify"
+        )
+
+
 def _read(
-    descriptor: int, slot: TensorSlot, into: memoryview, width: int, wanted: Sequence[tuple[RowSlice, int]], digest: str
+    descriptor: int, slot: TensorSlot, found: Tensor, wanted: Sequence[tuple[RowSlice, int]], digest: str
 ) -> None:
-    """Rows of one tensor into their places; `width` in bytes."""
+    """Rows of one tensor into their places."""
+    dtype = _STORED[slot.dtype]
+    width = slot.shape[1] * dtype.itemsize
+    into = _bytes_of(found) if dtype == found.dtype else memoryview(b"")
     for row, place in wanted:
-        if row.start < 0 or row.count < 0 or row.start + row.count > slot.shape[0]:
+        offset = slot.start + row.start * width
+        if dtype == found.dtype:
+            _read_at(descriptor, into[place * width : (place + row.count) * width], offset, digest)
+        else:
+            own = torch.empty((row.count, slot.shape[1]), dtype=dtype)
+            _read_at(descriptor, _bytes_of(own), offset, digest)
+            found[place : place + row.count] = own
+
+
+def _read_at(descriptor: int, part: memoryview, offset: int, digest: str) -> None:
+    while part:
+        try:
+            read = os.preadv(descriptor, [part], offset)
+        except OSError as error:
             raise VerificationFailed(
-                f"stored rows {digest[:17]} are shorter than the ledger says", remedy="run malmen verify"
-            )
-        part, offset = into[place * width : (place + row.count) * width], slot.start + row.start * width
-        while part:
-            try:
-                read = os.preadv(descriptor, [part], offset)
-            except OSError as error:
-                raise VerificationFailed(
-                    f"stored rows {digest[:17]} cannot be read: {error.strerror or error}",
-                    remedy="`malmen verify` names what is damaged.",
-                ) from error
-            if not read:
-                raise VerificationFailed(f"stored rows {digest[:17]} end too early", remedy="run malmen verify")
-            part, offset = part[read:], offset + read
+                f"stored rows {digest[:17]} cannot be read: {error.strerror or error}",
+                remedy="`malmen verify` names what is damaged.",
+            ) from error
+        if not read:
+            raise VerificationFailed(f"stored rows {digest[:17]} end too early", remedy="run malmen verify")
+        part, offset = part[read:], offset + read

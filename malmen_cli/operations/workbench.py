@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from malmen_cli.checkpoint.patch import TensorChange
-from malmen_cli.facts import Fact
+from malmen_cli.facts import Fact, FactSet
 from malmen_cli.language_models.footprint import Job
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
 from malmen_cli.ledger.row_files import RowTable
-from malmen_cli.operations.active import edit_digests
+from malmen_cli.operations.active import edit_digests, require_room_ahead
+from malmen_cli.operations.checking import NAMED
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
+from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.rows import RowReader, capture_rows
 from malmen_cli.operations.solving import Inspector, Solved, solve_active
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes
 
 LOOKED_UP = 1024
 """Edits whose stored rows the ledger is asked for at a time."""
+
+SAID, SAID_OF_A_FACT = 4096, 400
+"""About the bytes of an entry's figures, and of what it says of a fact that is still wrong."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -38,6 +45,8 @@ def silent(what: str, done: int, total: int) -> None:
 
 class Workbench:
     """Takes a checkpoint from its state to W0 + S(active facts), in memory; nothing here writes.
+
+    As a context manager it removes, at the end, whatever rows were captured and have not been stored by then.
 
     The language model holds the checkpoint's weights of now; only while rows are captured does it hold the base.
 
@@ -81,12 +90,25 @@ class Workbench:
         self._touched = list({layer.tensor: layer for layer in [*self.layers, *edited]}.values())
         self.fresh: list[NewRows] = []
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for rows in self.fresh:
+            rows.data.discard()
+        self.fresh = []
+
     @cached_property
     def language_model(self) -> LanguageModel:
         """The model as the checkpoint stands now."""
         model = self._loaded
         self._hold(self.state)
         return model
+
+    @property
+    def tokenizing(self) -> Tokenizing:
+        """The model's, which is the same whatever its weights: these stay as they are."""
+        return self._loaded.tokenizing
 
     @cached_property
     def _loaded(self) -> LanguageModel:
@@ -102,11 +124,18 @@ class Workbench:
         """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more."""
         return {edit for table in self._known.values() for edit in table.missing()}
 
-    def capture(self, facts: Iterable[Fact], texts: Sequence[Tokens] | None = None) -> None:
+    def capture(
+        self, facts: Iterable[Fact], texts: Sequence[Tokens] | None = None, recorded: FactSet | None = None
+    ) -> None:
         """Capture at the base weights, into `fresh`, the rows of those facts that have none yet.
 
         Args:
-            texts: the facts' edit prompts, where they are tokenised already.
+            texts: the facts' edit prompts, where they are tokenised already. recorded: the facts that the entry will
+                name, where the rows are to be stored.
+
+        Raises:
+            MalmenError: the rows, and what is to be written with them, would not fit on the disk. NumericalFailure: a
+                row that is not finite. UsageError: a fact too long for the model.
         """
         facts, wanted = tuple(facts), self.without_rows()
         places = [place for place, fact in enumerate(facts) if fact.edit_digest in wanted]
@@ -114,7 +143,20 @@ class Workbench:
             return
         if len(places) < len(facts):
             facts = tuple(facts[place] for place in places)
-            texts = None if texts is None else [texts[place] for place in places]
+            texts = None if texts is None else PackedTexts(texts[place] for place in places)
+        asked = len(facts) if recorded is None else len(recorded)
+
+        def require_room(packs: Sequence[int]) -> None:
+            require_room_ahead(
+                self.ledger,
+                self.model,
+                self.record,
+                recorded,
+                packs=packs,
+                rows=len(facts) * len(packs),
+                text=SAID + SAID_OF_A_FACT * min(asked, NAMED),
+            )
+
         model = self._loaded
         self._hold({})
         try:
@@ -125,7 +167,7 @@ class Workbench:
                 batch_tokens=self.batch_tokens,
                 texts=texts,
                 objects=self.ledger.objects if self.store_rows else None,
-                reserve=[self.model.manifest.slot(layer.tensor).length for layer in self.layers],
+                require_room=require_room if self.store_rows else None,
                 progress=lambda done, total: self.progress("capturing rows", done, total),
             )
         finally:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import stat
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from safetensors_folders import names_in
 
-from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, is_digest, remove_leftovers, short
+from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, digests, is_digest, remove_leftovers, short
 from malmen_cli.checkpoint.durable import Need, require_space, write_durably
 from malmen_cli.errors import MalmenError, UnsafeFile
 
@@ -22,6 +23,18 @@ def test_digest_of_a_range_is_that_of_its_bytes(tmp_path: Path) -> None:
     assert digest_file(tmp_path / "file", 3_000_000, 0) == digest_bytes(b"")
     with pytest.raises(UnsafeFile):
         digest_file(tmp_path / "file", 1, 3_000_000)
+
+
+@pytest.mark.parametrize("threaded", [0, 1 << 40], ids=["in threads", "in one"])
+def test_digests_of_ranges_are_those_of_each(threaded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "THREADED", threaded)
+    file = tmp_path / "file"
+    file.write_bytes(random.Random(0).randbytes(300_000))
+    ranges = [(length * 7 % 1000, length) for length in (299_000, 0, 1, 70_000, 5, 200_000)]
+    assert digests.digest_ranges(file, ranges) == [digest_file(file, *part) for part in ranges]
+    assert digests.digest_ranges(file, []) == []
+    with pytest.raises(UnsafeFile, match="10 bytes too early"):
+        digests.digest_ranges(file, [*ranges, (0, 300_010)])
 
 
 def test_digests_are_tagged_and_shortened() -> None:

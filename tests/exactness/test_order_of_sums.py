@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from malmen_cli.ledger import store
 from malmen_cli.operations.active import active_now
+from malmen_cli.operations.rows import RowReader
+from malmen_cli.operations.solving import solve_active
 from malmen_cli.operations.workbench import Workbench
 
 
@@ -40,7 +41,15 @@ def shifts(world: World, *, backwards: bool = False) -> list[Tensor]:
             assert now.editor_id is not None
             editor = store.editor(db, now.editor_id)
         bench = Workbench(ledger, model, editor, now.facts)
-        rows = bench.rows
-        with patch.object(bench, "rows", lambda layer: rows(layer)[:: -1 if backwards else 1]):
-            bench.solve(inspect=lambda layer, solution, rows: found.append(solution.param_shift))
+        solve_active(
+            ledger,
+            model,
+            bench.editor,
+            bench.layers,
+            lambda layer: bench.rows(layer)[:: -1 if backwards else 1],
+            RowReader(ledger.objects),
+            bench.state,
+            bench.device,
+            inspect=lambda layer, solution, rows: found.append(solution.param_shift),
+        )
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -20,7 +21,7 @@ from malmen_cli.checkpoint.safetensors_file import read_header
 from malmen_cli.errors import MalmenError, UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ObjectStore, RowPack, RowSlice, RowSpan, commit_entry, store, writing
 from malmen_cli.ledger.chain import SPANS, entry_digest
-from malmen_cli.ledger.row_files import RowFile, RowSpans, RowTable
+from malmen_cli.ledger.row_files import RowFile, RowSpans, RowTable, row_file_size
 from malmen_cli.ledger.staged import StagedObject
 
 numpy = pytest.importorskip("numpy")
@@ -75,6 +76,33 @@ class TestStaged:
         staged.write(b"one", 0)
         with pytest.raises(VerificationFailed, match="not to be kept"):
             ObjectStore(tmp_path).put_many([staged])
+
+    @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+    def test_where_no_file_gets_another_name_it_is_renamed(
+        self, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "link", refuse)
+        objects = ObjectStore(tmp_path / "objects")
+        staged = StagedObject(objects.root)
+        staged.write(b"one", 0)
+        [digest] = objects.put_many([staged])
+        assert objects.get(digest) == b"one"
+        assert stat.S_IMODE(objects.path(digest).stat().st_mode) == 0o444
+        del staged
+        gc.collect()
+        assert objects.get(digest) == b"one" and not leftovers(tmp_path)
+
+    def test_without_a_temporary_folder_the_remedy_names_tmpdir(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def nowhere() -> str:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+        monkeypatch.setattr("tempfile.gettempdir", nowhere)
+        with pytest.raises(MalmenError, match="No usable temporary directory") as caught:
+            StagedObject()
+        assert "TMPDIR" in str(caught.value.remedy)
 
     def test_a_fork_removes_nothing(self, tmp_path: Path) -> None:
         staged = StagedObject(tmp_path)
@@ -131,12 +159,14 @@ def test_a_file_of_rows_is_the_one_that_the_library_writes(dtype: str, counts: l
     d = random_numbers.standard_normal((spans.rows, 3)).astype(numpy.float32)
     staged = StagedObject(tmp_path)
     file = RowFile(staged, spans.rows, (dtype, 5), ("F32", 3))
+    size = row_file_size(spans.rows, (dtype, 5), ("F32", 3))
     places = list(range(len(counts)))
     random.Random(0).shuffle(places)
     for place in places:
         start, stop = spans.start(place), spans.start(place + 1)
         file.write(start, u[start:stop].tobytes(), d[start:stop].tobytes())
     assert staged.path.read_bytes() == save({"u": u, "d": d})
+    assert staged.size == size
     read_header(staged.path)
     with safe_open(str(staged.path), framework="numpy") as found:
         assert numpy.array_equal(found.get_tensor("u"), u)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_models import World, make_facts, make_world
 
+from malmen_cli.cli import check_tables
 from malmen_cli.facts import FactSet
 from malmen_cli.operations import checking
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
@@ -47,3 +48,16 @@ def test_the_first_that_are_wrong_are_named_all_are_counted_and_old_ones_are_alw
     monkeypatch.setattr(checking, "NAMED", 1)
     assert check(world) == replace(everything, wrong=[*new[:1], *old])
     assert check(world).as_dict()["still_wrong"] == len(new) + len(old)
+
+
+@pytest.mark.parametrize("named", [3, 1000])
+def test_of_many_wrong_facts_it_is_said_where_more_are_named_and_how_many(
+    world: World, named: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(checking, "NAMED", named)
+    monkeypatch.setattr(check_tables, "SHOWN_WRONG", 2)
+    found = check(world)
+    check_tables.print_check(found)
+    where = "--json" if named == 1000 else f"--json names {len(found.wrong)}"
+    assert len(found.wrong) > 2
+    assert f"... and {found.still_wrong - 2} more ({where})\n" in capsys.readouterr().out

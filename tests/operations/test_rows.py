@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
+import shutil
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 import torch
+from safetensors.torch import save
 from tiny_models import World, make_facts, make_world
 
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.errors import MalmenError, NumericalFailure, VerificationFailed
 from malmen_cli.facts import FactSet
 from malmen_cli.language_models.texts import Tokens
+from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import RowSlice
-from malmen_cli.operations import rows as rows_module
 from malmen_cli.operations.active import propose
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.models import load_base
@@ -69,47 +70,84 @@ def test_a_row_that_is_not_finite_names_its_fact_and_leaves_nothing(world: World
         editor, layers = load_editor(world.workspace.editors / record.id, model, record)
         language_model = load_base(ledger, model, layers)
         text = language_model.tokenizing(FACTS[5].prompt, FACTS[5].target)
-        diffs = editor.value_diffs
-
-        def overflowing(layer: int, keys: torch.Tensor, grads: torch.Tensor) -> torch.Tensor:
-            found = diffs(layer, keys, grads)
-            found[-1] = float("inf")
-            return found
-
-        with (
-            patch.object(editor, "value_diffs", overflowing),
-            pytest.raises(NumericalFailure, match="not finite") as caught,
-        ):
+        with torch.no_grad():
+            editor.raw_step_size[-1] = 1e4  # of which the exponential is infinite
+        with pytest.raises(NumericalFailure, match="not finite") as caught:
             capture_rows(language_model, editor, FACTS[5:6], batch_tokens=40, texts=[text], objects=ledger.objects)
         assert FACTS[5].prompt[:20] in caught.value.message
     assert not leftovers(world)
 
 
 def test_rows_without_room_are_refused_before_the_model_is_run(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_room(needs: object) -> None:
-        raise MalmenError("too little space", remedy="free some")
-
-    monkeypatch.setattr(rows_module, "require_space", no_room)
+    usage = shutil._ntuple_diskusage(1 << 40, 1 << 40, 1000)  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with world.ledger() as (ledger, model):
         record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
         editor, layers = load_editor(world.workspace.editors / record.id, model, record)
         language_model = load_base(ledger, model, layers)
         monkeypatch.setattr(language_model, "capture", None)  # to call it would be an error of another kind
-        with pytest.raises(MalmenError, match="too little space"):
+        rows = sum(language_model.tokenizing(fact.prompt, fact.target).supervised for fact in FACTS)
+        sizes = [rows * 4 * (layer.shape.d_in + layer.shape.d_out) + 1 for layer in language_model.layers]
+        needed = sum(-(-size // 4096) * 4096 for size in sizes)
+        with pytest.raises(
+            MalmenError, match=rf"needs {needed / 1e3:,.2f} kB for new rows in .*, and 1\.00 kB are free"
+        ):
             capture_rows(language_model, editor, FACTS, batch_tokens=40, objects=ledger.objects)
     assert not leftovers(world)
 
 
 class TestReading:
-    @pytest.mark.parametrize("start", [-1, 1 << 40, 200])
-    def test_rows_beyond_the_file_are_damage(self, world: World, start: int) -> None:
+    @pytest.mark.parametrize(
+        ("start", "count"),
+        [(-1, 1), (1 << 40, 1), (200, 1), (0, -1), (0, 2**31 - 1), (0, 10**9), (1, 2**63 - 1), (0, 200)],
+    )
+    def test_rows_beyond_the_file_are_damage(self, world: World, start: int, count: int) -> None:
         applied = world.apply(*FACTS[:3])
         assert applied.entry is not None
         with world.ledger() as (ledger, _), ledger.read() as db:
             digest = str(db.execute("SELECT object FROM row_packs").fetchone()[0])
             with pytest.raises(VerificationFailed, match="shorter than the ledger says"):
-                RowReader(ledger.objects)(RowSlice(digest, start, 1))
+                RowReader(ledger.objects)(RowSlice(digest, start, count))
         world.revert("HEAD")
+
+    def test_the_same_rows_over_and_over_are_damage(self, world: World) -> None:
+        """Or a ledger could ask for a thousand times the memory of its files."""
+        world.apply(*FACTS[:3])
+        with world.ledger() as (ledger, _), ledger.read() as db:
+            digest = str(db.execute("SELECT object FROM row_packs").fetchone()[0])
+            slices = [RowSlice(digest, 0, 3)] * 1000
+            with pytest.raises(VerificationFailed, match="shorter than the ledger says"):
+                RowReader(ledger.objects).chunk(slices)
+        world.revert("HEAD")
+
+    def test_an_apply_tells_a_count_that_is_a_lie(self, world: World) -> None:
+        world.apply(*FACTS[:3])
+        with world.ledger() as (ledger, _), ledger.write() as db:
+            counts = db.execute("SELECT rowid, count FROM fact_rows").fetchall()
+            db.execute("UPDATE fact_rows SET count = 2000000000")
+        with pytest.raises(VerificationFailed, match="shorter than the ledger says"):
+            world.apply(*FACTS[3:6])
+        with world.ledger() as (ledger, _), ledger.write() as db:
+            db.executemany("UPDATE fact_rows SET count = ? WHERE rowid = ?", [(c, i) for i, c in counts])
+        world.revert("HEAD")
+
+    def test_packs_of_other_dtypes_are_read_together(self, tmp_path: Path) -> None:
+        """A model's layers may be kept in several dtypes, and which one rows were stored in has changed."""
+        objects = ObjectStore(tmp_path)
+        digests, packs = [], []
+        for seed, dtype in enumerate((torch.float16, torch.float32, torch.float16, torch.bfloat16)):
+            numbers = torch.Generator().manual_seed(seed)
+            packs.append((torch.randn(5, 4, generator=numbers).to(dtype), torch.randn(5, 3, generator=numbers)))
+            digests.append(objects.put(save({"u": packs[-1][0], "d": packs[-1][1]})))
+        wanted = [(1, 0, 2), (0, 3, 2), (2, 0, 0), (3, 1, 3), (0, 0, 1)]
+        for some in (wanted, wanted[1:3], [*wanted[1:3], wanted[4]]):
+            keys, value_diffs = RowReader(objects).chunk([RowSlice(digests[i], *span) for i, *span in some])
+            assert torch.equal(keys, torch.cat([packs[i][0][start : start + count] for i, start, count in some]))
+            assert torch.equal(value_diffs, torch.cat([packs[i][1][start : start + count] for i, start, count in some]))
+            assert keys.dtype == (torch.float32 if some is wanted else torch.float16)
+        narrow = objects.put(save({"u": packs[0][0][:, :3].contiguous(), "d": packs[0][1]}))
+        with pytest.raises(VerificationFailed, match="of another width"):
+            RowReader(objects).chunk([RowSlice(digests[0], 0, 1), RowSlice(narrow, 0, 1)])
 
     def test_a_damaged_pack_is_named_once_the_layer_is_closed(self, world: World) -> None:
         world.apply(*FACTS[3:6])

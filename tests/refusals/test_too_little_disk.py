@@ -17,12 +17,14 @@ from crafted_ledgers import pending
 from other_rights import OWN_MOUNTS, can_mount
 from refusal_world import RefusalWorld, run_program
 from refusals import Case
-from tiny_models import make_facts, write_facts
+from tiny_models import fact_set, make_facts, make_world, write_facts
 
 import malmen_cli
-from malmen_cli.errors import ExitCode
+from malmen_cli.checkpoint.durable import TEMPORARY
+from malmen_cli.errors import ExitCode, MalmenError
 from malmen_cli.facts import read_fact_set
 from malmen_cli.ledger.space import database_growth
+from malmen_cli.operations.apply import ApplyOptions, apply_facts
 
 COMMANDS = (
     "apply",
@@ -66,6 +68,61 @@ def test_what_an_apply_needs_is_named_by_place(
         ("largest", "model"),
     ):
         assert re.search(rf"{purpose}.* in {re.escape(str(world.home / folder))}\b", said), said
+
+
+def test_an_apply_is_refused_before_it_captures_rows_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All on one disk, of which ever more is free: rows are never written for an entry that is then refused."""
+    world = make_world(tmp_path / "world")
+
+    def taken() -> int:
+        return sum(path.lstat().st_blocks * 512 for path in (tmp_path / "world").rglob("*") if path.is_file())
+
+    begin, needs = taken(), set()
+    usage = shutil._ntuple_diskusage(1 << 40, 1 << 40, 0)  # type: ignore[attr-defined]
+    for room in range(320 << 10, 2 << 20, 16 << 10):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, end=begin + room: usage._replace(free=end - taken()))
+        done: list[str] = []
+        options = ApplyOptions(progress=lambda what, *_, done=done: done.append(what))  # type: ignore[misc]
+        with world.ledger() as (ledger, model):
+            try:
+                apply_facts(ledger, model, fact_set(make_facts(40)), options, "malmen apply")
+            except MalmenError as refusal:
+                needs.add(re.search(r"this needs ([\d.,]+ \w+)", refusal.message).group(1))  # type: ignore[union-attr]
+                assert not done, f"{room} bytes free: {refusal}"
+            else:
+                assert "capturing rows" in done
+                break
+    else:
+        pytest.fail("it never succeeded")
+    assert len(needs) == 2  # without rows, before the model is loaded, and with them
+
+
+def test_what_killed_commands_have_left_is_named_where_space_is_short(
+    world: RefusalWorld, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", almost_full)
+    assert run_program(world.arguments("apply")) == ExitCode.FAILED
+    assert "gc --leftovers" not in capfd.readouterr().err
+    (world.workspace / "objects" / f"{TEMPORARY}0123").write_bytes(b"rows")
+    assert run_program(world.arguments("apply")) == ExitCode.FAILED
+    assert "malmen gc --leftovers" in capfd.readouterr().err
+
+
+def test_rows_that_are_not_kept_need_room_among_the_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path / "world")
+    usage, folder = shutil.disk_usage, tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: almost_full(path) if path == folder else usage(path))
+    with world.ledger() as (ledger, model):
+        options = ApplyOptions(dry_run=True)
+        with pytest.raises(MalmenError, match=f"for a while in {folder}") as refusal:
+            apply_facts(ledger, model, fact_set(make_facts(40)), options, "malmen apply")
+    assert "TMPDIR" in str(refusal.value.remedy)
 
 
 @pytest.mark.parametrize(("count", "rephrases"), [(1, 0), (200, 0), (200, 20)])
