@@ -37,11 +37,10 @@ PARTS = {
     "weights": "weights",
     "base_copies": "edited layers",
     "editor": "editor",
-    "rows": "rows",
     "solve": "solve",
     "batch": "one batch",
 }
-"""A memory plan's parts, in words; of the last two the larger one counts."""
+"""A memory plan's parts, in words; of the last two the larger one counts. An apply's rows are on disk."""
 
 SHOWN = 5
 """Facts listed per table; `--json` has them all."""
