@@ -27,7 +27,8 @@ ANSWERS = {"after", "answer", "edited", "residual"}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^(?: {4}.*)?\n)*^ {4}.*\n(?:^(?: {4}.*)?\n)*", re.MULTILINE)
-_ID = re.compile(r"\b(?:sha256:)?(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{10,64}\b")
+# Numbers have commas: ten digits without any are an id.
+_ID = re.compile(r"\b(?:sha256:)?(?:(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{10,64}|\d{10})\b")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,8 @@ def comparable(output: Iterable[str]) -> list[str]:
             continue
         if line.startswith("still wrong:"):
             skipping = True
-        if skipping or re.match(r"(warning|note): |step \d|\.\.\. and ", line):
+        # Whether a free answer runs into its cap depends on how far a short training came.
+        if skipping or re.match(r"(warning|note): |step \d|\.\.\. and |Of [\d,]+ free answers", line):
             continue
         cells = re.split(r" {2,}", line.strip())
         skipping = len(cells) > 2 and bool(ANSWERS & set(cells))

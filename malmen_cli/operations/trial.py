@@ -131,7 +131,8 @@ def _predict(
     }
     return Prediction(
         seconds=sum(phases.values()),
-        memory=_peak_memory(),
+        # This process has measured the machine and looked into the solve besides: its peak is too large, if anything.
+        memory=min(_peak_memory(), reckoned.peak),
         disk=disk,
         temporary=max(sizes, default=0),
         phases=phases,
