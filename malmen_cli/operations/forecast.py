@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from malmen_cli.editing.linear_algebra import EIGENVALUE_STEPS, PROBES
+from malmen_cli.editing.normal_equation import cheapest_form
 from malmen_cli.language_models.arithmetic import Arithmetic, Passes
 from malmen_cli.operations.rates import Rates
 
 WIDE, DOUBLE = 4, 8  # bytes of a number of value differences, and of a number of a solve
-
-STEPS = 24
-"""Times that a solve's matrix, and in primal form its two triangular factors, are read for the condition number."""
-
-PROBES = 8
-"""Columns along which a solve's residual is looked at."""
 
 END = 0.27
 """Share of the time that loading the libraries takes which Python takes to end with them loaded. Measured of a process
@@ -128,17 +124,18 @@ def solve_seconds(layer: LayerCounts, rates: Rates) -> float:
     primal (k >= d): U^T U n d^2 (half of it), U^T D 2 n d o, C0 m d^2, Cholesky d^3 / 3, two triangular solves of
     d^2 o each, or beside anchors d^2 n where that is less.
     kernel: V V^T k^2 d, Cholesky k^3 / 3, two triangular solves k^2 o each, V^T X 2 k d o.
-    Either looks at its residual along p directions: products of p columns with whatever is there.
+    Either looks at its residual along p directions: products of p columns with whatever is there; and for the condition
+    number reads its matrix, the primal form its two triangular factors too, once per step towards the eigenvalues.
     figures: the Gram matrix of the change over its smaller side, and its eigenvalues.
     """
     d, o, n, m = layer.d_in, layer.d_out, layer.rows, layer.anchors
     k = n + m
     columns = min(n, o) if m else o
-    if k >= d:
-        products, side, sweeps = n * d * d + 2 * n * d * o + m * d * d, d, 3 * STEPS
+    if cheapest_form(n, d, o, preserved=m, repeated=False) == "primal":
+        products, side, sweeps = n * d * d + 2 * n * d * o + m * d * d, d, 3 * EIGENVALUE_STEPS
         products += 2 * PROBES * (d * d + 2 * d * o)
     else:
-        products, side, sweeps, columns = k * k * d + 2 * k * d * o, k, STEPS, o
+        products, side, sweeps, columns = k * k * d + 2 * k * d * o, k, EIGENVALUE_STEPS, o
         products += 2 * PROBES * (k * o + 3 * k * d + d * o)
     narrow = min(d, o)
     seconds = (products + 2 * d * o * narrow) / rates.double + 2 * side * side * columns / rates.triangular

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,23 +184,9 @@ class _Run:
     ) -> None:
         self.model, self.config, self.watcher = model, config, watcher
         self.rows, self.held_out = split.train, split.held_out
-        features = Features(
-            folder / "train",
-            model,
-            self.rows,
-            batch_tokens=config.batch_tokens,
-            reuse=reuse,
-            progress=watcher.capturing,
-            **_kept_of_training(config),
-        )
-        held_out = Features(
-            folder / "held-out",
-            model,
-            self.held_out,
-            batch_tokens=config.batch_tokens,
-            reuse=reuse,
-            **_kept_of_held_out(config),
-        )
+        captured = partial(Features, model=model, batch_tokens=config.batch_tokens, reuse=reuse)
+        features = captured(folder / "train", rows=self.rows, progress=watcher.capturing, **_kept_of_training(config))
+        held_out = captured(folder / "held-out", rows=self.held_out, **_kept_of_held_out(config))
         torch.manual_seed(config.seed)
         self.editor = untrained_editor(model, features, config.editor, config.seed)
         self.meta_step = MetaStep(model, self.editor, features, self.rows, config)
