@@ -118,6 +118,12 @@ class LanguageModel:
         """What a loss is multiplied by before it is differentiated, and its gradients are divided by."""
         return HALF_SCALE if self.model.dtype == torch.float16 else 1.0
 
+    def autocast(self) -> torch.autocast:
+        """For a hyper-network's products on this model's rows: in bfloat16 where its own are; sums stay float32."""
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16, cache_enabled=False
+        )
+
     # Weights ----------------------------------------------------------------------------------------------------
 
     def weights(self) -> list[Tensor]:

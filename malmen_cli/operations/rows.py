@@ -87,7 +87,8 @@ def capture_rows(
                     places = [start + row for row in batch.rows]
                     for index, file in enumerate(files):
                         keys = rows_of_batch.keys[index]
-                        diffs = editor.value_diffs(index, keys, rows_of_batch.value_grads[index])
+                        with model.autocast():
+                            diffs = editor.value_diffs(index, keys, rows_of_batch.value_grads[index])
                         _write(file, of_layers[index], places, keys.to(model.dtype), diffs.float(), facts)
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [

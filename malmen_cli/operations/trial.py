@@ -29,8 +29,9 @@ def attempt(options: ApplyOptions) -> Callable[[Ledger, Proposal], Trial]:
 
 
 def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Trial:
-    reckoned = reckon(ledger, proposal, options)
     bench = open_bench(ledger, proposal, options)
+    bench.require_room()  # before measuring this machine takes any
+    reckoned = reckon(ledger, proposal, options)
     facts = proposal.facts.facts
     clock = clock_of(bench.device)
     times = [clock()]

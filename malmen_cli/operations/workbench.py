@@ -14,6 +14,8 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.facts import Fact, FactSet
 from malmen_cli.language_models.footprint import Job
 from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.loading import read_config
+from malmen_cli.language_models.placement import require_room_for
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
@@ -22,7 +24,7 @@ from malmen_cli.operations.active import edit_digests, require_room_ahead
 from malmen_cli.operations.checking import NAMED
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
-from malmen_cli.operations.memory import job_for, needs_for, place_model
+from malmen_cli.operations.memory import job_for, needs_for, place_model, run_dtype
 from malmen_cli.operations.models import load_base
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.rows import RowReader, capture_rows
@@ -110,11 +112,22 @@ class Workbench:
         """The model's, which is the same whatever its weights: these stay as they are."""
         return self._loaded.tokenizing
 
+    def require_room(self) -> None:
+        """Refuse now a language model that would be refused when it is loaded.
+
+        Raises:
+            NoRoom: less memory is free than it and the work take.
+        """
+        folder, dtype = self.model.path, run_dtype(self.settings)
+        require_room_for(folder, read_config(folder), self.placement, dtype, self._needs())
+
     @cached_property
     def _loaded(self) -> LanguageModel:
-        needs = needs_for(self.model, self.layers, self.settings, self.job())
         self._held: Mapping[str, str] = {}
-        return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, needs)
+        return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, self._needs())
+
+    def _needs(self) -> dict[str, int]:
+        return needs_for(self.model, self.layers, self.settings, self.job())
 
     def job(self) -> Job:
         """What the workbench is for, as its memory is planned."""

@@ -63,7 +63,7 @@ class MetaStep:
         for layer, base in enumerate(self.base):
             keys, grads = self.features.rows(layer, texts)
             equation = self.editor.equation(layer, repeated=True)
-            with torch.no_grad(), self._precision():
+            with torch.no_grad(), self.model.autocast():
                 for u, g in self._chunks(keys, grads):
                     equation.update(u, self.editor.value_diffs(layer, u, g))
             solution = self.editor.solve(layer, equation)
@@ -141,12 +141,6 @@ class MetaStep:
         """Per text the share of labels that the model, as it stands, would choose."""
         return token_accuracy(self.model, texts, batch_tokens=self.config.batch_tokens, kept=self.features.lower)
 
-    def _precision(self) -> torch.autocast:
-        """The hyper-network's products in bfloat16 where the language model's are; its sums stay float32."""
-        return torch.autocast(
-            self.model.device.type, torch.bfloat16, enabled=self.model.dtype == torch.bfloat16, cache_enabled=False
-        )
-
     def _unscaled(self, grad: Tensor) -> Tensor:
         """A copy; of float16 widened first, since what the scale has kept from vanishing would vanish now."""
         scale = self.model.loss_scale
@@ -168,7 +162,7 @@ class MetaStep:
         targets = found.value_diffs.to(keys.device, torch.float32)
         for start in range(0, len(keys), self.config.editor_rows):
             part = slice(start, start + self.config.editor_rows)
-            with self._precision():
+            with self.model.autocast():
                 value_diffs = self.editor.value_diffs(layer, keys[part], grads[part])
             (value_diffs * targets[part]).sum().backward()
 
