@@ -28,6 +28,18 @@ class Figures:
         row |= {"tried": int(str(row["tried"])) + 1, "worst": max(float(str(row["worst"])), value)}
         assert value <= limit
 
+    def join(self, tables: dict[str, list[dict[str, object]]]) -> None:
+        """Take in another process's tables."""
+        for title, rows in tables.items():
+            own = self.tables.setdefault(title, [])
+            laws = {row["law"]: row for row in own if "law" in row}
+            for row in rows:
+                if (same := laws.get(row.get("law"))) is None:
+                    own.append(row)
+                else:
+                    same["tried"] = int(str(same["tried"])) + int(str(row["tried"]))
+                    same["worst"] = max(float(str(same["worst"])), float(str(row["worst"])))
+
     def lines(self) -> list[str]:
         """Every table in Markdown. Rows of one table that lack a column leave it empty."""
         lines: list[str] = []
