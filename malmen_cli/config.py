@@ -7,8 +7,9 @@ The resolved configuration is stored with the editor, so that training the same 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +20,7 @@ _NAMED = 10  # problems that are told of one file
 
 Recipe = Literal["malmen", "paper"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Settings = TypeVar("Settings", bound="RunSettings")
 
 
 class _Frozen(BaseModel):
@@ -34,22 +36,25 @@ class EditorConfig(_Frozen):
     step_size: Literal["log", "linear"] = "log"  # how eta is parametrised; linear is the paper's
     initial_step_size: float | None = Field(default=None, gt=0)  # eta; None: as initial_change says
     initial_change: float = Field(default=0.5, gt=0)  # mean |d| at the start, as a share of the layer's mean |u W0|
-    initial_ridge: float | None = Field(default=None, gt=0)  # lambda; None: 0.01 of the keys' mean squared norm
+    initial_ridge: float | None = Field(default=None, gt=0)  # lambda; None: 0.001 of the keys' mean squared norm
     initial_strength: float = Field(default=4.0, gt=0)  # alpha / n at n = 32 rows
-    initial_power: float = Field(default=0.75)  # p of alpha = c n^p
+    initial_power: float = Field(default=0.4)  # p of alpha = c n^p
     preserved_keys: int = Field(default=8192, ge=0)  # rows of K0, from unrelated prompts; 0 leaves the term out (paper)
 
 
-class TrainingConfig(_Frozen):
-    """Meta-training. One step edits n facts in memory, measures, and moves the editor.
-
-    The first three settings say how the language model is run wherever this editor is used, since a fact's rows depend
-    on them.
-    """
+class RunSettings(_Frozen):
+    """How the language model is run wherever an editor is used, whatever its method: an edit depends on it."""
 
     dtype: Dtype = "auto"  # what the language model computes in; auto: as its files have it
     chat_template: bool = False  # prompts are a user's turn of the tokenizer's chat template
     end_of_text: bool | None = None  # the end of the answer is supervised; None: of sequence-to-sequence models alone
+
+
+class TrainingConfig(RunSettings):
+    """Meta-training. One step edits n facts in memory, measures, and moves the editor."""
+
+    # Left out where it is malmen, so that the settings of editors that were trained before have the digest they had.
+    method: Literal["malmen", "mend"] = Field(default="malmen", exclude_if=lambda method: method == "malmen")
     recipe: Recipe = "malmen"
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     editor: EditorConfig = EditorConfig()
@@ -58,7 +63,7 @@ class TrainingConfig(_Frozen):
     steps: int | None = Field(default=None, ge=1)  # optimiser steps
     minutes: float | None = Field(default=None, gt=0)  # wall time, where steps is not given
     learning_rate: float = Field(default=3e-4, gt=0)  # Adam, hyper-network
-    scalar_learning_rate: float = Field(default=1e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
+    scalar_learning_rate: float = Field(default=5e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
     decay: bool = True  # learning rates fall to 0 along a cosine over the run
     warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
     locality: float = Field(default=1.2, ge=0)  # coefficient of the KL divergence on unrelated prompts
@@ -108,32 +113,52 @@ def resolve_training(recipe: Recipe, file: Path | None, flags: dict[str, Any]) -
     Raises:
         UsageError: unknown key, impossible value or unreadable file, each named.
     """
+    return resolve(TrainingConfig, RECIPES[recipe], file, flags)
+
+
+def resolve(
+    settings: type[Settings],
+    start: Mapping[str, Any],
+    file: Path | None,
+    flags: Mapping[str, Any],
+    *,
+    what: str = "training settings",
+    remedy: str = "`malmen train --help` lists the settings.",
+) -> Settings:
+    """Settings of any kind: where they start, overlaid with a file, overlaid with those flags that are not None.
+
+    Args:
+        what, remedy: of the errors.
+
+    Raises:
+        UsageError: unknown key, impossible value or unreadable file, each named.
+    """
     merged: dict[str, Any] = {}
     given = _read(file) if file else {}
     try:
-        for layer in (RECIPES[recipe], given, {k: v for k, v in flags.items() if v is not None}):
-            _overlay(merged, layer)
-        return TrainingConfig.model_validate(merged)
+        for layer in (start, given, {k: v for k, v in flags.items() if v is not None}):
+            _overlay(merged, layer, what)
+        return settings.model_validate(merged)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_NAMED])
         if len(found) > _NAMED:
             problems += f"; and {len(found) - _NAMED:,} more"
-        raise UsageError(f"training settings: {problems}", remedy="`malmen train --help` lists the settings.") from None
+        raise UsageError(f"{what}: {problems}", remedy=remedy) from None
     except RecursionError:
-        raise UsageError("training settings: nested too deeply", remedy="Settings have one table, [editor].") from None
+        raise UsageError(f"{what}: nested too deeply", remedy="Settings have one table, [editor].") from None
 
 
-def _overlay(target: dict[str, Any], layer: dict[str, Any]) -> None:
+def _overlay(target: dict[str, Any], layer: Mapping[str, Any], what: str) -> None:
     for key, value in layer.items():
         if isinstance(value, dict):
             inner = target.setdefault(key, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"training settings: {key} stands for a value and for a table")
-            _overlay(inner, value)
+                raise UsageError(f"{what}: {key} stands for a value and for a table")
+            _overlay(inner, value, what)
         elif "." in key:
             outer, inner_key = key.split(".", 1)
-            _overlay(target, {outer: {inner_key: value}})
+            _overlay(target, {outer: {inner_key: value}}, what)
         else:
             target[key] = value
 

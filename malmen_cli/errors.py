@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -100,6 +101,20 @@ class StalePlan(MalmenError):
     """A saved plan was made for another state of the model."""
 
     exit_code = ExitCode.WRONG_BASE
+
+
+class RefusedByGate(MalmenError):
+    """The edited model is not as good as the caller requires, and was not written.
+
+    Attributes:
+        outcome: what the operation found, as it would have returned it.
+    """
+
+    exit_code = ExitCode.REFUSED_BY_GATE
+
+    def __init__(self, message: str, *, remedy: str | None = None, outcome: Any = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.outcome = outcome
 
 
 class NumericalFailure(MalmenError):

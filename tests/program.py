@@ -71,6 +71,7 @@ def problems(line: str) -> list[str]:
 def _words(line: str) -> list[str]:
     lexer = shlex.shlex(line.strip().removeprefix("$ "), posix=True, punctuation_chars="|&;<>")
     lexer.commenters = ""
+    lexer.wordchars += ","  # a list of numbers is one word
     words: list[str] = []
     for word in lexer:
         if word[0] in "|&;<>" or (word[0] == "#" and not word[1:2].isdigit()):

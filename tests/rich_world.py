@@ -9,12 +9,14 @@ from ledger_world import EDITOR, apply, fact, make_world, revert, tiny
 from safetensors_folders import EDITED, write_model_folder
 
 from malmen_cli.checkpoint import read_manifest
+from malmen_cli.facts import FactSet
 from malmen_cli.ledger import Ledger, Workspace, add_editor, add_split, collect, collectable, register_model
+from malmen_cli.ledger.evaluations import keep_evaluation
 
 
 def rich_world(folder: Path, *, sharded: bool = False) -> Workspace:
     """Every kind of row: two models, an editor that no entry used, applies, a superseded fact, reverts, two splits,
-    objects that gc has dropped and one that it has not."""
+    objects that gc has dropped and one that it has not, evaluations of a file and of an entry."""
     workspace, _ = make_world(folder, sharded=sharded)
     other = write_model_folder(folder / "other", seed=1)
     (folder / "facts.jsonl").write_text('{"prompt": "a", "target": "yes"}\n')
@@ -29,7 +31,19 @@ def rich_world(folder: Path, *, sharded: bool = False) -> Workspace:
         last = revert(ledger, fourth)
         revert(ledger, last)
         collect(ledger, collectable(ledger, ["states"]), "malmen gc")
-        apply(ledger, fact("e"))
+        newest = apply(ledger, fact("e"))
         add_split(ledger, "zsre", folder / "facts.jsonl")
         add_split(ledger, "held-out", folder / "facts.jsonl", on_conflict="first")
+        for entry, facts in ((None, [fact("f"), fact("g")]), (newest, [fact("e")])):
+            keep_evaluation(
+                ledger,
+                [{"digest": x.digest, "prompt": x.prompt, "accuracy": 0.5} for x in facts],
+                model_id=tiny(ledger).id,
+                facts_digest=FactSet(tuple(facts), source="").digest,
+                details={"scores": {"ES": 0.5}},
+                entry_id=None if entry is None else entry.id,
+                editor_id=EDITOR,
+                source="facts.jsonl",
+                command="malmen eval",
+            )
     return workspace

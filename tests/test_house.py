@@ -19,9 +19,21 @@ BELOW: dict[str, set[str]] = {
     "editing": {"errors"},
     "ledger": {"checkpoint", "facts", "errors"},
     "language_models": {"editing", "checkpoint", "facts", "errors"},
+    "methods": {"language_models", "editing", "facts", "errors", "config"},
     "evaluation": {"language_models", "ledger", "facts", "editing", "errors", "config"},
-    "training": {"evaluation", "language_models", "ledger", "editing", "checkpoint", "facts", "errors", "config"},
+    "training": {
+        "evaluation",
+        "methods",
+        "language_models",
+        "ledger",
+        "editing",
+        "checkpoint",
+        "facts",
+        "errors",
+        "config",
+    },
     "operations": {
+        "methods",
         "training",
         "evaluation",
         "language_models",
@@ -33,7 +45,18 @@ BELOW: dict[str, set[str]] = {
         "config",
     },
     "demo": {"language_models", "facts", "errors", "config"},
-    "cli": {"demo", "operations", "training", "evaluation", "language_models", "ledger", "facts", "errors", "config"},
+    "cli": {
+        "demo",
+        "operations",
+        "training",
+        "evaluation",
+        "methods",
+        "language_models",
+        "ledger",
+        "facts",
+        "errors",
+        "config",
+    },
 }
 
 

@@ -17,7 +17,7 @@ from recordings import played, recorded
 from safetensors_folders import file_digests
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
-TRAINING = {"--minutes 20": "--minutes 0.6"}
+TRAINING = {"--minutes 10": "--minutes 0.6"}
 """What a test has no time for."""
 
 

@@ -11,6 +11,13 @@ from malmen_cli.cli.check_tables import print_check
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.gates import print_gates, read_gates, say_failures
+from malmen_cli.cli.method_options import (
+    MethodOption,
+    MethodSettingsOption,
+    TextOption,
+    check_method,
+)
 from malmen_cli.cli.options import (
     DeviceOption,
     DownloadOption,
@@ -30,7 +37,7 @@ from malmen_cli.cli.options import (
     short_id,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say, say_notes, tell
-from malmen_cli.errors import ExitCode, UsageError
+from malmen_cli.errors import ExitCode, RefusedByGate, UsageError
 from malmen_cli.ledger import PATIENCE
 
 if TYPE_CHECKING:
@@ -48,6 +55,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.NO_WORKSPACE,
             ExitCode.LOCKED,
             ExitCode.WRONG_BASE,
+            ExitCode.REFUSED_BY_GATE,
             ExitCode.INTERRUPTED,
         ),
     )(apply)
@@ -59,6 +67,9 @@ def apply(
     model: ModelOption = None,
     download: DownloadOption = False,
     editor: EditorOption = None,
+    method: MethodOption = None,
+    method_settings: MethodSettingsOption = None,
+    text: TextOption = None,
     plan: Annotated[
         Path | None,
         typer.Option("--plan", metavar="PLAN", help="Apply a plan saved by malmen plan -o; refused when stale."),
@@ -67,6 +78,22 @@ def apply(
     output: Annotated[
         Path | None,
         typer.Option("--output", metavar="DIR", help="Write an edited copy there; model and ledger stay as they are."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--require",
+            metavar="GATES",
+            help="Write only if all of these hold, of new and of earlier facts, such as 'ES>=0.95,LS>=90%'.",
+        ),
+    ] = None,
+    protect: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--protect",
+            metavar="FILE",
+            help="Prompts whose answers must stay the base's: one a line, or a fact file. May be given again.",
+        ),
     ] = None,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
@@ -88,13 +115,21 @@ def apply(
       malmen apply facts.jsonl
       malmen apply facts.jsonl --model gpt2 --dry-run
       malmen apply facts.jsonl --output ./gpt2-edited
+      malmen apply facts.jsonl --method ultraedit        # without a trained editor
       malmen apply --plan plan.json
+      malmen apply facts.jsonl --require "ES>=0.95,LS>=0.9" --protect prompts.txt
       malmen apply - --json < facts.jsonl
 
     All active facts are solved together from the base, so the result does not depend on the order of applies. A new
     target for the prompt of an active fact supersedes it. Nothing is asked: `malmen revert` undoes it.
+
+    Gates are ES, GS, LS (shares of the target's tokens) and UNCHANGED (of the base's own answers to unrelated prompts),
+    with _GENERATED of free answers; each must hold of the new facts, and of all earlier ones that stay; with NEW_ or
+    OLD_ of these alone. PROTECTED is the share of --protect's prompts whose free answer is the base's: all of them,
+    unless --require says otherwise. Where a gate fails, or cannot be asked, nothing is written.
     """
-    if plan is not None and any(given is not None for given in (file, split, model, editor, format, on_conflict)):
+    named = (file, split, model, editor, method, format, on_conflict)
+    if plan is not None and any(given is not None for given in named):
         raise UsageError(
             "a saved plan names the facts, the model and the editor itself",
             remedy="Give --plan alone, or FILE and the options.",
@@ -104,6 +139,8 @@ def apply(
             "--download is for an apply that may register a model, and this one will not",
             remedy="Leave it out; or add the model first: malmen models add NAME SOURCE --download.",
         )
+    gates = read_gates(require, protect, file)
+    asked = check_method(method, method_settings, text, editor)
     from malmen_cli.operations.models import find_model, find_or_register, pick_device
     from malmen_cli.operations.saved_plan import model_of, read_plan
 
@@ -133,17 +170,34 @@ def apply(
                     say(f"note: {registration.note}")
         options = ApplyOptions(
             editor=editor if saved is None else saved.editor,
+            method=None if asked is None else asked.request(),
             device=device,
             batch_tokens=batch_tokens,
             sample=sample,
             check_old=check_old,
             dry_run=dry_run,
             output=output,
+            gates=gates,
             expected=None if saved is None else (saved.active_digest, saved.head),
             lock_timeout=lock_timeout,
             progress=bar,
         )
-        applied = apply_facts(ledger, record, facts, options, command_line())
+        refusal = None
+        try:
+            applied = apply_facts(ledger, record, facts, options, command_line())
+        except RefusedByGate as error:
+            applied, refusal = error.outcome, error
+    _tell(applied, json=json, quiet=quiet)
+    if refusal is not None:
+        say_failures(refusal.outcome.verdicts)
+        raise refusal
+    if gates is not None and applied.verdicts is None:
+        say("note: no gate was asked, since nothing changes")
+    if applied.check is not None and applied.check.wrong:
+        raise typer.Exit(ExitCode.FACTS_FAILED_CHECK)
+
+
+def _tell(applied: Applied, *, json: bool, quiet: bool) -> None:
     say_notes(applied.settlement, applied.warnings)
     if json:
         print_json(_as_json(applied))
@@ -152,8 +206,6 @@ def apply(
             print(applied.entry.id)
     else:
         _show(applied)
-    if applied.check is not None and applied.check.wrong:
-        raise typer.Exit(ExitCode.FACTS_FAILED_CHECK)
 
 
 def _as_json(applied: Applied) -> dict[str, object]:
@@ -169,6 +221,7 @@ def _as_json(applied: Applied) -> dict[str, object]:
         "superseded": len(proposal.additions.superseding),
         "active": applied.active,
         "check": None if applied.check is None else applied.check.as_dict(),
+        "gates": None if applied.verdicts is None else applied.verdicts.as_dict(),
         "output": None if applied.output is None else str(applied.output),
         "warnings": applied.warnings,
     }
@@ -184,6 +237,8 @@ def _show(applied: Applied) -> None:
     if applied.check is None:
         say(f"Nothing to do: all {plural(len(additions.already_active), 'fact')} are active already.")
         return
+    if proposal.made is not None:
+        say(f"note: {proposal.made.note}")
     print(
         f"{plural(len(additions.new), 'new fact')}, {len(additions.superseding)} superseding, "
         f"{len(additions.already_active)} active already; {applied.active:,} active in {proposal.model.name} by editor "
@@ -191,6 +246,11 @@ def _show(applied: Applied) -> None:
     )
     print_check(applied.check)
     print()
+    if applied.verdicts is not None:
+        print_gates(applied.verdicts.as_dict(worst=False))
+        if applied.verdicts.failed:
+            return
+        print()
     if applied.entry is not None:
         print(f"Applied as {short_id(applied.entry)}. Undo: malmen revert {short_id(applied.entry)}")
     elif applied.output is not None:

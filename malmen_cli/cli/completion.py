@@ -48,6 +48,10 @@ def split_names(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return _offers(_splits, ctx, incomplete)
 
 
+def evaluation_ids(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    return _offers(_evaluations, ctx, incomplete)
+
+
 def _offers(
     find: Callable[[sqlite3.Connection, dict[str, Any], str], Iterable[Offer]], ctx: typer.Context, incomplete: str
 ) -> list[Offer]:
@@ -73,6 +77,15 @@ def _entries(db: sqlite3.Connection, options: dict[str, Any], incomplete: str) -
         digits = entry.id.removeprefix("sha256:")
         # The word has to begin as it was typed, or the shell would not take it.
         yield incomplete[: len(incomplete) - typed] + digits[: max(typed, 10)], _words(entry.kind, entry.source)
+
+
+def _evaluations(db: sqlite3.Connection, options: dict[str, Any], incomplete: str) -> Iterable[Offer]:
+    typed = len(incomplete.lower().removeprefix("sha256:"))
+    query = "SELECT id, source, created_at FROM evaluations ORDER BY created_at DESC LIMIT ?"
+    for row in db.execute(query, (NEWEST,)):
+        digits = row["id"].removeprefix("sha256:")
+        words = f"of {row['created_at'][:16].replace('T', ' ')}"
+        yield incomplete[: len(incomplete) - typed] + digits[: max(typed, 10)], _words(words, row["source"])
 
 
 def _words(kind: str, source: str | None) -> str:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from malmen_cli.cli.completion import entry_ids_or_files
+from malmen_cli.cli.completion import entry_ids_or_files, evaluation_ids
 from malmen_cli.cli.display import BarDisplay
+from malmen_cli.cli.eval_report import names, numbers, report_comparison, require_report
 from malmen_cli.cli.evaluation_tables import print_evaluation
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.kept_evaluations import print_list, print_one
+from malmen_cli.cli.method_options import (
+    MethodOption,
+    MethodSettingsOption,
+    TextOption,
+    check_methods,
+)
 from malmen_cli.cli.options import (
     DeviceOption,
     DtypeOption,
@@ -21,16 +29,23 @@ from malmen_cli.cli.options import (
     OnConflictOption,
     SplitOption,
     WorkspaceOption,
+    command_line,
     entry_json,
     open_ledger,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
-from malmen_cli.errors import ExitCode, UnknownName, UsageError
+from malmen_cli.errors import ExitCode, MalmenError, UnknownName, UsageError
 from malmen_cli.facts import printable
+from malmen_cli.operations.evaluation_files import refuse_existing, running_text, write_failed
 
 if TYPE_CHECKING:
+    from malmen_cli.evaluation.overlap import Overlap
     from malmen_cli.ledger import Entry, Ledger, ModelRecord
+    from malmen_cli.ledger.evaluations import Evaluation
     from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
+
+GroupBy = Literal["tag", "template", "target"]
+OverlapOption = Literal["leave-out", "keep"]
 
 
 def register(app: typer.Typer) -> None:
@@ -62,16 +77,29 @@ def evaluate(
     split: SplitOption = None,
     model: ModelOption = None,
     n_edits: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--n-edits",
-            metavar="N",
-            min=1,
-            help="Take so many of the facts (default: all; of a file, at most what the editor was trained for).",
+            metavar="N,...",
+            help="Take so many of the facts (default: all; of a file, at most what the editor was trained for). Of "
+            "several numbers, such as 16,64,256, the scores against them, as a report.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="S", min=0, help="Which facts --n-edits takes.")] = 0,
+    seed: Annotated[
+        str, typer.Option("--seed", metavar="S,...", help="Which facts --n-edits takes; of several the mean.")
+    ] = "0",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="DIR",
+            help="Write a report there: HTML, figures, Markdown, JSON (several numbers: malmen-eval-MODEL-DATE).",
+        ),
+    ] = None,
     editor: EditorOption = None,
+    method: MethodOption = None,
+    method_settings: MethodSettingsOption = None,
+    method_text: TextOption = None,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
     generate: Annotated[
@@ -87,7 +115,34 @@ def evaluate(
         int,
         typer.Option("--check-old", metavar="N", min=0, help="Of an ID: ask at most so many other active facts."),
     ] = 256,
+    overlap: Annotated[
+        OverlapOption,
+        typer.Option("--overlap", help="Of a file: what becomes of facts with a prompt of the editor's training."),
+    ] = "leave-out",
+    drift: Annotated[
+        Path | None,
+        typer.Option("--drift", metavar="FILE", help="Measure the perplexity of this running text too."),
+    ] = None,
+    failed: Annotated[
+        Path | None,
+        typer.Option("--failed", metavar="FILE", help="Write the facts that failed into a fact file."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Let --failed replace a file that is there.")] = False,
     sample: Annotated[int, typer.Option("--sample", min=0, help="Show answers to so many facts.")] = 5,
+    by: Annotated[
+        GroupBy,
+        typer.Option("--by", help="Show the worst groups of facts by tag, by the prompt's wording, or by target."),
+    ] = "tag",
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep scores and answers in the ledger, or nothing.")
+    ] = True,
+    show_list: Annotated[bool, typer.Option("--list", help="List the evaluations that were kept.")] = False,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show", metavar="EVAL", help="Show one of them: its id or first digits.", autocompletion=evaluation_ids
+        ),
+    ] = None,
     batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
@@ -97,7 +152,7 @@ def evaluate(
         bool, typer.Option("--quiet", "-q", help="Print only the digests of facts that the edited model does not say.")
     ] = False,
 ) -> None:
-    """Score edits: ES, GS and LS, teacher-forced and generated, against the base. Nothing is written.
+    """Score edits: ES, GS and LS, teacher-forced and generated, against the base. No checkpoint is written.
 
     \b
     Examples:
@@ -105,26 +160,49 @@ def evaluate(
       malmen eval --split zsre --n-edits 1000 --seed 1 --json
       malmen eval HEAD                             # how do that entry's facts stand in the checkpoint?
       malmen eval 6d0c819a5c --check-old 1000
+      malmen eval held-out.jsonl --drift wikipedia.txt --failed failed.jsonl
+      malmen eval --split zsre --n-edits 16,64,256,1024 --seed 0,1,2
+      malmen eval held-out.jsonl --n-edits 16,64 --editor 6d0c819a5c,41e9c52d43 --report ./compared
+      malmen eval --list                           # what was scored before, kept in the ledger
 
     A file's facts are edited in memory, from the base and alone: whatever is active plays no part. An entry's facts are
     asked on the checkpoint as it stands, with all other active facts in it; those that were reverted or superseded
     since are left out.
 
+    Facts of a file with a prompt that the editor was trained on are left out. A --method without training needs no
+    editor: one is made in memory of the facts that are asked, and is kept nowhere.
+
+    A report compares numbers of facts, and editors, on the same facts: the base is asked once, and a smaller number is
+    a part of the next larger one. It holds each point as soon as it is made: the same command goes on with it.
+
     A free answer is greedy and ends where the model ends it, or at a line end; cut off by the cap it is no match. It
     matches if it is the target, outer white space and one closing full stop aside.
     """
+    if show_list or show is not None:
+        _show_kept(show, what is not None or split is not None, model, workspace, json, quiet)
+        return
     if what is None and split is None:
         raise UsageError(
             "nothing to evaluate is named", remedy="give a fact file, or --split NAME, or an entry (malmen log)"
         )
+    sizes = [] if n_edits is None else numbers(n_edits, "--n-edits", smallest=1)
+    seeds, editors = numbers(seed, "--seed", smallest=0), names(editor)
+    methods = check_methods(names(method), method_settings, method_text)
+    reporting = report is not None or max(len(sizes), len(seeds), len(editors) + len(methods)) > 1
+    if reporting:
+        require_report(split is not None or (what is not None and is_file(what)), failed)
+    text = None if drift is None else running_text(drift)
+    if failed is not None:
+        refuse_existing(failed, force)
     if split is not None or (what is not None and is_file(what)):
         file = None if what is None else Path(what)
         facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     else:
         facts = None
-        if any(given is not None for given in (editor, format, on_conflict)):
+        if any(given is not None for given in (editor, method, format, on_conflict)):
             raise UsageError(
-                f"--editor, --format and --on-conflict are for a fact file, and {printable(str(what))} is none",
+                f"--editor, --method, --format and --on-conflict are for a fact file, and {printable(str(what))} is "
+                "none",
                 remedy="leave them out to score an entry, or name a file that is there",
             )
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
@@ -135,30 +213,70 @@ def evaluate(
 
         options = EvaluationOptions(
             editor=editor,
-            n_edits=n_edits,
-            seed=seed,
+            method=methods[0].request() if methods else None,
+            n_edits=sizes[0] if sizes else None,
+            seed=seeds[0],
             device=pick_device(device),
             dtype=dtype,
             batch_tokens=batch_tokens,
             generate=generate,
             max_new_tokens=max_new_tokens,
             check_old=check_old,
+            overlap=overlap,
+            drift=text,
             progress=bar,
         )
+        if reporting:
+            assert facts is not None
+            requests = [asked.request() for asked in methods]
+            report_comparison(
+                ledger, record, facts, editors, requests, sizes, seeds, options, report, json=json, quiet=quiet
+            )
+            return
         if facts is not None:
             evaluated = evaluate_file(ledger, record, facts, options)
         else:
             assert entry is not None
             evaluated = evaluate_entry(ledger, record, entry, options)
-    _remark(evaluated, n_edits)
+    kept = _keep(evaluated, options, workspace) if keep else None
+    _remark(evaluated, options.n_edits)
+    if kept is not None and not quiet:
+        say(f"note: kept as evaluation {kept.short} (malmen eval --show {kept.short}; --no-keep keeps nothing)")
+    if failed is not None:
+        say(f"note: {write_failed(failed, evaluated.report.failed(), force)}")
     if json:
         entry_shown = None if entry is None else entry_json(entry, record, is_head)
-        print_json({"entry": entry_shown, **_asked_for(options), **evaluated.as_dict()})
+        kept_as = None if kept is None else kept.id
+        print_json({"entry": entry_shown, "evaluation": kept_as, **_asked_for(options), **evaluated.as_dict()})
     elif quiet:
         for digest in evaluated.report.wrong():
             print(digest)
     else:
-        print_evaluation(evaluated, sample)
+        print_evaluation(evaluated, sample, by)
+
+
+def _show_kept(
+    name: str | None, facts_named: bool, model: str | None, workspace: Path | None, json: bool, quiet: bool
+) -> None:
+    if facts_named:
+        raise UsageError("--list and --show evaluate nothing", remedy="leave out the fact file or entry, or the option")
+    with open_ledger(workspace) as ledger, ledger.read() as db:
+        if name is None:
+            print_list(db, model, json=json, quiet=quiet)
+        else:
+            print_one(db, name, json=json, quiet=quiet)
+
+
+def _keep(evaluated: Evaluated, options: EvaluationOptions, workspace: Path | None) -> Evaluation | None:
+    """Into the ledger; where that cannot be written the scores are shown all the same."""
+    from malmen_cli.operations.evaluation import keep
+
+    try:
+        with open_ledger(workspace, writing=True) as ledger:
+            return keep(ledger, evaluated, _asked_for(options), options.device, command_line())
+    except MalmenError as error:
+        say(f"note: the evaluation could not be kept: {error.message}")
+        return None
 
 
 def is_file(name: str) -> bool:
@@ -196,6 +314,7 @@ def _asked_for(options: EvaluationOptions) -> dict[str, Any]:
         "generate": options.generate,
         "max_new_tokens": options.max_new_tokens,
         "device": options.device,
+        "overlap_option": options.overlap,
     }
 
 
@@ -207,8 +326,10 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
             f"note: the file has {evaluated.available:,} facts, more than this editor was trained for at once: "
             f"{scored:,} of them were drawn with seed {evaluated.seed} (--n-edits, --seed)"
         )
-    if n_edits is not None and n_edits > evaluated.available:
-        say(f"note: {n_edits:,} facts were asked for, and there are {evaluated.available:,}")
+    overlap = evaluated.overlap
+    there = evaluated.available - (overlap.same_prompt if overlap is not None and overlap.left_out else 0)
+    if n_edits is not None and n_edits > there:
+        say(f"note: {n_edits:,} facts were asked for, and there are {there:,}")
     if gone:
         reverted = sum(fact.why == "reverted" for fact in gone)
         say(
@@ -219,10 +340,28 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
     if left_out:
         listed = ", ".join(f"{count:,} {kind}" for kind, count in left_out.items())
         say(f"note: prompts that do not fit the model were left out: {listed}")
+    if overlap is not None:
+        _remark_overlap(overlap)
+    elif evaluated.editor is not None and evaluated.entry is None:
+        say(f"note: editor {evaluated.editor[:10]} does not say what it was trained on: overlap is not known")
     if evaluated.lent:
         say(
             f"note: {plural(evaluated.lent, 'fact')} without unrelated prompts: LS is asked of other facts of the "
             "file, which are not edited"
         )
+    if evaluated.made is not None:
+        say(f"note: {evaluated.made}")
     for warning in evaluated.warnings:
         say(f"warning: {warning}")
+
+
+def _remark_overlap(overlap: Overlap) -> None:
+    """How much of what was asked the editor has seen in training."""
+    if overlap.same_prompt:
+        fate = "left out (--overlap keep)" if overlap.left_out else "scored all the same"
+        say(f"note: {plural(overlap.same_prompt, 'fact')} with a prompt of the editor's training: {fate}")
+    if overlap.same_subject:
+        count = plural(overlap.same_subject, "fact")
+        say(f"note: {count} of subjects of the editor's training (--json scores them apart)")
+    if overlap.same_unrelated:
+        say(f"note: {plural(overlap.same_unrelated, 'unrelated prompt')} of the editor's training among those asked")

@@ -26,7 +26,8 @@ _MEANINGS: dict[Scope, str] = {
     "leftovers": "objects, files and folders of killed commands that nothing refers to",
     "training": "features and resumable states of interrupted trainings",
     "states": "tensors of past states: a revert to one solves again from rows",
-    "editors": "editors that no entry used, but for each model's newest",
+    "editors": "editors that no entry used, but for each model's newest of each method",
+    "evaluations": "what malmen eval has kept: scores and answers",
 }
 _LISTED = 40  # items; --json has them all
 
@@ -50,6 +51,7 @@ def gc(
     training: Annotated[bool, typer.Option("--training", help=f"Drop {_MEANINGS['training']}.")] = False,
     states: Annotated[bool, typer.Option("--states", help=f"Drop {_MEANINGS['states']}.")] = False,
     editors: Annotated[bool, typer.Option("--editors", help=f"Drop {_MEANINGS['editors']}.")] = False,
+    evaluations: Annotated[bool, typer.Option("--evaluations", help=f"Drop {_MEANINGS['evaluations']}.")] = False,
     model: OnlyModelOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be dropped, and drop nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where nobody can answer.")] = False,
@@ -69,7 +71,7 @@ def gc(
     Facts, their rows, the base and the newest state are never dropped, so every revert stays possible and gives the
     same weights (on the same device, thread count and versions). What is dropped is gone: this cannot be undone.
     """
-    wanted = dict(zip(SCOPES, (leftovers, training, states, editors), strict=True))
+    wanted = dict(zip(SCOPES, (leftovers, training, states, editors, evaluations), strict=True))
     scopes = [scope for scope in SCOPES if wanted[scope]]
     if model is not None and leftovers:
         raise UsageError("leftovers belong to no model", remedy="leave out --model or --leftovers")
@@ -82,7 +84,7 @@ def gc(
         if not scopes:
             for scope in SCOPES:
                 of_scope = [item for item in found if item.scope == scope]
-                say(f"  --{scope:<9}  {_amount(of_scope):<24}  {_MEANINGS[scope]}")
+                say(f"  --{scope:<11}  {_amount(of_scope):<24}  {_MEANINGS[scope]}")
             raise UsageError("nothing to drop was named", remedy="give one or more of these scopes")
         if dry_run:
             _show(found, [], json, quiet, dry_run=True)
@@ -139,7 +141,7 @@ def _list(items: Sequence[Item], out: bool = False) -> None:
         print_table(rows)
     else:
         for scope, amount, what in rows:
-            say(f"  {scope:<9}  {amount:>10}  {what}")
+            say(f"  {scope:<11}  {amount:>10}  {what}")
     if len(items) > _LISTED:
         say(f"... and {len(items) - _LISTED:,} more (--json lists them all)")
 

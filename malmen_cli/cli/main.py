@@ -32,6 +32,7 @@ app = typer.Typer(
         ExitCode.LOCKED,
         ExitCode.VERIFICATION_FAILED,
         ExitCode.WRONG_BASE,
+        ExitCode.REFUSED_BY_GATE,
         ExitCode.INTERRUPTED,
     ),
 )

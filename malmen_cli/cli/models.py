@@ -23,6 +23,7 @@ from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.facts import printable
 from malmen_cli.language_models.families import CAPTURED, FAMILIES, TOKENISED, as_dict
 from malmen_cli.ledger import PATIENCE, Ledger, ModelRecord, active_facts, store
+from malmen_cli.methods.registry import METHODS, method_of
 from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.layers import layers_of
 
@@ -230,6 +231,7 @@ def _summary(ledger: Ledger, model: ModelRecord) -> dict[str, Any]:
                     "id": editor.id,
                     "created_at": editor.created_at,
                     "per_fact": editor.per_fact,
+                    "method": method_of(editor.config).name,
                     "config": editor.config.get("config"),
                     "scores": editor.scores,
                 }
@@ -256,7 +258,10 @@ def _show(ledger: Ledger, model: ModelRecord) -> None:
     print("edited layers")
     print_table(("", layer.tensor, f"{layer.d_in} x {layer.d_out}") for layer in layers_of(model.architecture))
     print("editors" if shown["editors"] else f"editors: none yet (malmen train FILE --model {model.name})")
-    print_table(("", editor["id"], editor["created_at"], _scores(editor["scores"])) for editor in shown["editors"])
+    print_table(
+        ("", editor["id"], editor["created_at"], _scores(editor["scores"]) or _untrained(editor["method"]))
+        for editor in shown["editors"]
+    )
 
 
 def _origin(shown: dict[str, Any]) -> str:
@@ -267,6 +272,10 @@ def _origin(shown: dict[str, Any]) -> str:
         return f"{printable(origin['folder'], limit=None)} (.bin, converted)"
     converted = " (.bin, converted)" if origin.get("converted") else ""
     return f"{origin.get('repo')} at {str(origin.get('revision'))[:10]}{converted}"
+
+
+def _untrained(method: str) -> str:
+    return "" if METHODS[method].trained else method
 
 
 def _scores(scores: dict[str, Any]) -> str:

@@ -10,6 +10,13 @@ import typer
 
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.method_options import (
+    Asked,
+    MethodOption,
+    MethodSettingsOption,
+    TextOption,
+    check_method,
+)
 from malmen_cli.cli.options import (
     DeviceOption,
     EditorOption,
@@ -28,9 +35,10 @@ from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
 
 if TYPE_CHECKING:
-    from malmen_cli.ledger import Ledger
-    from malmen_cli.operations.active import Proposal
-    from malmen_cli.operations.plan import Plan, Prediction, Trial
+    from malmen_cli.facts import FactSet
+    from malmen_cli.ledger import Ledger, ModelRecord
+    from malmen_cli.operations.active import Chosen, Proposal
+    from malmen_cli.operations.plan import Choice, Plan, Prediction, Trial
 
 PARTS = {
     "libraries": "libraries",
@@ -66,6 +74,9 @@ def plan(
     split: SplitOption = None,
     model: ModelOption = None,
     editor: EditorOption = None,
+    method: MethodOption = None,
+    method_settings: MethodSettingsOption = None,
+    text: TextOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="PLAN", help="Save the plan there, for malmen apply --plan PLAN."),
@@ -88,6 +99,7 @@ def plan(
       malmen plan facts.jsonl
       malmen plan facts.jsonl --model gpt2 -o plan.json
       malmen plan --split products --quick
+      malmen plan facts.jsonl --method ultraedit
       malmen apply --plan plan.json
 
     The facts' rows are captured and solved for real. Of every new fact the linear residual (how much of its wanted
@@ -98,6 +110,7 @@ def plan(
 
     if output is not None:
         refuse_other_files(output)
+    asked = check_method(method, method_settings, text, editor)
     facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     from malmen_cli.operations.models import find_model
     from malmen_cli.operations.plan import as_dict, plan_facts
@@ -107,9 +120,12 @@ def plan(
             record = find_model(db, model)
         trial = None if quick else _trial(device, batch_tokens, bar)
         reckoned = _reckoned(device, batch_tokens) if quick and not quiet else None
-        planned = plan_facts(ledger, record, facts, editor, trial, reckoned)
+        chosen = editor if asked is None else _by_method(asked, record, facts, output, device, batch_tokens, bar)
+        planned = plan_facts(ledger, record, facts, chosen, trial, reckoned)
         if output is not None:
             save_plan(output, planned.proposal)
+    if planned.proposal.made is not None:
+        say(f"note: {planned.proposal.made.note}; it is kept nowhere yet")
     for warning in planned.warnings:
         say(f"warning: {warning}")
     if json:
@@ -124,6 +140,36 @@ def plan(
         say(f"Saved. Apply it: malmen apply --plan {output}")
 
 
+def _by_method(
+    asked: Asked,
+    model: ModelRecord,
+    facts: FactSet,
+    saved: Path | None,
+    device: str,
+    batch_tokens: int,
+    bar: BarDisplay,
+) -> Choice:
+    """A saved plan names an editor, which must be there."""
+    from malmen_cli.operations.method_editors import editor_by_method
+    from malmen_cli.operations.models import pick_device
+
+    request = asked.request()
+
+    def choose(ledger: Ledger) -> Chosen:
+        return editor_by_method(
+            ledger,
+            model,
+            request,
+            facts.facts,
+            make=saved is None,
+            device=pick_device(device),
+            batch_tokens=batch_tokens,
+            progress=bar,
+        )
+
+    return choose
+
+
 def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
@@ -132,7 +178,7 @@ def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger,
     return attempt(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens, progress=bar))
 
 
-def _reckoned(device: str, batch_tokens: int) -> Callable[[Ledger, Proposal], tuple[Prediction, dict[str, Any]]]:
+def _reckoned(device: str, batch_tokens: int) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.prediction import predict
@@ -181,7 +227,9 @@ def _show(planned: Plan) -> None:
 def _show_trial(trial: Trial) -> None:
     known, total = sum(fact.known for fact in trial.figures), len(trial.figures)
     print(f"\nThe model says {known:,} of these {total:,} already (ES before: {percent(trial.edit_success)}).\n")
-    worst = sorted(trial.figures, key=lambda fact: -fact.residual)[:SHOWN]
+    if any(fact.residual is None for fact in trial.figures):  # no normal equation was solved
+        return
+    worst = sorted(trial.figures, key=lambda fact: -(fact.residual or 0.0))[:SHOWN]
     print_table(
         [
             (

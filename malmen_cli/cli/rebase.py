@@ -9,6 +9,7 @@ import typer
 from malmen_cli.cli.check_tables import print_check
 from malmen_cli.cli.completion import editor_ids
 from malmen_cli.cli.display import BarDisplay
+from malmen_cli.cli.method_options import MethodSettingsOption, TextOption, check_method
 from malmen_cli.cli.options import (
     DeviceOption,
     JsonOption,
@@ -22,7 +23,7 @@ from malmen_cli.cli.options import (
     short_id,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say, say_notes
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import ExitCode, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -43,8 +44,16 @@ def register(app: typer.Typer) -> None:
 
 def rebase(
     editor: Annotated[
-        str, typer.Option("--editor", metavar="ID", autocompletion=editor_ids, help="The editor to move to.")
-    ],
+        str | None, typer.Option("--editor", metavar="ID", autocompletion=editor_ids, help="The editor to move to.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", metavar="NAME", help="Move to an editor of this method; made where there is none yet."
+        ),
+    ] = None,
+    method_settings: MethodSettingsOption = None,
+    text: TextOption = None,
     model: ModelOption = None,
     sample: Annotated[int, typer.Option("--sample", min=0, help="Show answers to so many facts.")] = 5,
     check_facts: Annotated[
@@ -63,9 +72,13 @@ def rebase(
     Examples:
       malmen rebase --editor 3fd0
       malmen rebase --editor 3fd0 --model gpt2 --json
+      malmen rebase --method ultraedit
 
     Layers that only the former editor edited go back to the base. To undo it, rebase to the former editor.
     """
+    asked = check_method(method, method_settings, text, editor)
+    if editor is None and asked is None:
+        raise UsageError("no editor is named", remedy="Give --editor ID (malmen models show), or --method NAME.")
     from malmen_cli.operations.models import find_model, pick_device
     from malmen_cli.operations.rebase import rebase as move
 
@@ -75,7 +88,7 @@ def rebase(
         done = move(
             ledger,
             record,
-            editor,
+            asked.request() if asked is not None else str(editor),
             command_line(),
             device=pick_device(device),
             batch_tokens=batch_tokens,

@@ -84,13 +84,14 @@ def revert(
                 "removed": [ref.fact_digest for ref in done.removed],
                 "revived": [ref.fact_digest for ref in done.revived],
                 "active": done.active,
-                "from": "rows" if done.solved else "objects",
+                "from": "objects" if not done.solved else "model" if done.anew else "rows",
             }
         )
     elif quiet:
         print(done.entry.id)
     else:
-        how = "the rest solved again from stored rows" if done.solved else "earlier bytes restored"
+        again = "the rest made anew with the model" if done.anew else "the rest solved again from stored rows"
+        how = again if done.solved else "earlier bytes restored"
         print(
             f"Reverted {short_id(done.target)}: {plural(len(done.removed), 'fact')} out, {len(done.revived)} back, "
             f"{done.active:,} active in {record.name}; {how}."

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from malmen_cli.cli.gates import print_gates
 from malmen_cli.cli.options import (
     EntryArgument,
     JsonOption,
@@ -99,6 +100,10 @@ def show(
         print_table(rows, header=("active facts" if entry.kind == "rebase" else "new facts", "ES", "GS", "LS"))
         still_wrong = check.get("still_wrong", len(check["wrong"]))
         print(f"{still_wrong} still wrong, {check['checked_old']} older facts asked again")
+    gates = entry.details.get("gates")
+    if gates:
+        print()
+        print_gates(gates)
     if deltas:
         print()
         print_table(

@@ -10,6 +10,7 @@ import typer
 from malmen_cli.cli.display import BarDisplay, TrainingDisplay
 from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.method_options import TextOption
 from malmen_cli.cli.options import (
     DeviceOption,
     DownloadOption,
@@ -27,8 +28,10 @@ from malmen_cli.cli.options import (
     open_ledger,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
-from malmen_cli.errors import ExitCode
+from malmen_cli.cli.train_untrained import make_untrained
+from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.ledger import PATIENCE
+from malmen_cli.methods.registry import METHODS, method_named
 
 DEFAULT_MINUTES = 15.0
 
@@ -63,6 +66,15 @@ def train(
     recipe: Annotated[
         Literal["malmen", "paper"], typer.Option("--recipe", help="Our defaults, or the choices of arXiv 2311.04661.")
     ] = "malmen",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help=f"The kind of editor: {', '.join(METHODS)}. Those that need no training are only made, of FILE.",
+        ),
+    ] = "malmen",
+    text: TextOption = None,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="FILE", help="Settings as JSON or TOML; flags win over it.")
     ] = None,
@@ -136,12 +148,43 @@ def train(
       malmen train training-facts.jsonl --minutes 20 --seed 1
       malmen train training-facts.jsonl --steps 2000 --resume
       malmen train training-facts.jsonl --recipe paper --steps 100
+      malmen train training-facts.jsonl --method ultraedit     # seconds: only a normaliser is calibrated
 
     Facts with rephrases and unrelated prompts teach it to generalise and to leave other answers alone.
     """
     from malmen_cli.config import resolve_training
 
+    chosen = method_named(method)
+    if not chosen.trained:
+        flags_of_run: dict[str, Any] = {
+            "dtype": dtype,
+            "chat_template": chat_template,
+            "end_of_text": end_of_text,
+            "seed": seed,
+        }
+        if layers is not None:
+            flags_of_run["layers"] = layers
+        make_untrained(
+            chosen,
+            file,
+            split,
+            model,
+            text,
+            config,
+            flags_of_run,
+            workspace=workspace,
+            format=format,
+            on_conflict=on_conflict,
+            device=device,
+            lock_timeout=lock_timeout,
+            json=json,
+            quiet=quiet,
+        )
+        return
+    if text is not None:
+        raise UsageError(f"{method} makes no use of running text", remedy="Leave out --text.")
     flags: dict[str, Any] = {
+        "method": None if method == "malmen" else method,
         "dtype": dtype,
         "chat_template": chat_template,
         "end_of_text": end_of_text,
@@ -219,4 +262,5 @@ def train(
             f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
             f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"
         )
-        print(f"Use it: malmen apply FILE --model {record.name}")
+        by = "" if method == "malmen" else f" --method {method}"
+        print(f"Use it: malmen apply FILE --model {record.name}{by}")

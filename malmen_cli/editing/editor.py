@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
+from malmen_cli.editing.checked_tensors import Expected, check_tensors
 from malmen_cli.editing.hypernetwork import HyperNetwork
 from malmen_cli.editing.normal_equation import Form, NormalEquation, PreservedKeys, Solution
 from malmen_cli.editing.normalizer import Normalizer
 from malmen_cli.editing.shapes import Float, Tensor
-from malmen_cli.errors import UnsafeFile
 
 REFERENCE_ROWS = 32
 """alpha = exp(log_strength) * (n / 32)^power: stated at 32 rows, so that strength and power learn independently."""
@@ -38,6 +38,9 @@ class Editor(nn.Module):
         layers: the edited layers in the order they run. rank, blocks: of the hyper-networks, one per layer shape.
         step_size: learn log eta, or eta itself as the paper does. seed: of the hyper-networks' start.
     """
+
+    everywhere = False  # rows are captured where `families.CAPTURED` says
+    preserves = True  # it has a use for preserved keys
 
     def __init__(
         self,
@@ -107,14 +110,31 @@ class Editor(nn.Module):
         mean, inverse_std = self._scales[layer]
         return (torch.cat([keys.float(), value_grads.float()], dim=1) - mean) * inverse_std
 
+    def pseudo(
+        self, layer: int, keys: Float[Tensor, "n d_in"], value_grads: Float[Tensor, "n d_out"]
+    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """Pseudo keys u~ and pseudo value gradients g~ of normalised rows."""
+        network = self.networks[self._network[layer]]
+        found: tuple[Tensor, Tensor] = network(self.normalized(layer, keys, value_grads), self._place[layer])
+        return found
+
     def value_diffs(
         self, layer: int, keys: Float[Tensor, "n d_in"], value_grads: Float[Tensor, "n d_out"]
     ) -> Float[Tensor, "n d_out"]:
         """d_i = -eta_l (u_i . u~_i) g~_i, float32."""
-        network = self.networks[self._network[layer]]
-        pseudo_keys, pseudo_value_grads = network(self.normalized(layer, keys, value_grads), self._place[layer])
+        pseudo_keys, pseudo_value_grads = self.pseudo(layer, keys, value_grads)
         inner = (keys.float() * pseudo_keys).sum(1, keepdim=True)
         return -self.step_size(layer) * inner * pseudo_value_grads
+
+    def key_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """What the left sides of rows are kept in: keys as they are captured, in the model's dtype."""
+        return dtype
+
+    def rows(
+        self, layer: int, keys: Float[Tensor, "n d_in"], value_grads: Float[Tensor, "n d_out"]
+    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """Both sides of the rows that a solve takes in: u_i and d_i."""
+        return keys, self.value_diffs(layer, keys, value_grads)
 
     def equation(self, layer: int, form: Form | None = None, *, repeated: bool = False) -> NormalEquation:
         """An empty normal equation of the layer, to be fed rows; `repeated` where many will be solved, as in training.
@@ -135,6 +155,19 @@ class Editor(nn.Module):
         """Let go of what a solve has left behind with the layer's preserved keys; for those who solve it but once."""
         if (preserved := self.preserved[layer]) is not None:
             preserved.forget()
+
+    def pull_back(
+        self, layer: int, solution: Solution, keys: Float[Tensor, "n d_in"], param_grads: Float[Tensor, "d_in d_out"]
+    ) -> Callable[[slice, Tensor, Tensor], Tensor]:
+        """Back from G = dL/dS to the rows, and to ridge and preserved strength, whose gradients are accumulated here.
+
+        Returns:
+            A function of some rows (which, and both their sides) to a scalar with the rows' derivatives of L.
+        """
+        found = solution.gradients(keys, param_grads)
+        self.accumulate_solve_gradients(layer, len(keys), found.log_ridge, found.log_preserved_strength)
+        targets = found.value_diffs.to(keys.device, torch.float32)
+        return lambda part, left, right: (right * targets[part]).sum()
 
     def accumulate_solve_gradients(self, layer: int, rows: int, log_ridge: float, log_strength: float) -> None:
         """Add dL/d(log lambda) and dL/d(log alpha) of one solve to the gradients of the layer's parameters."""
@@ -173,20 +206,7 @@ class Editor(nn.Module):
             if tensors.keys().isdisjoint({f"preserved.{i}.keys", f"preserved.{i}.count"})
             for part in ("keys", "count")
         }
-        unknown, missing = tensors.keys() - expected.keys(), expected.keys() - tensors.keys() - optional
-        if unknown or missing:
-            raise UnsafeFile(f"editor: unknown tensors {sorted(unknown)[:3]}, missing tensors {sorted(missing)[:3]}")
-        for name, tensor in tensors.items():
-            shape, dtype = expected[name]
-            fits = len(shape) == tensor.ndim and all(w in (None, g) for w, g in zip(shape, tensor.shape, strict=True))
-            if not fits or tensor.dtype not in dtype:
-                raise UnsafeFile(
-                    f"editor: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, wanted {shape} {dtype}"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise UnsafeFile(f"editor: tensor {name} is not finite")
-            if name.endswith(".count") and int(tensor) < 1:
-                raise UnsafeFile(f"editor: tensor {name} is {int(tensor)}, wanted at least 1")
+        check_tensors(tensors, expected, optional)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.copy_(tensors[name])
@@ -197,7 +217,7 @@ class Editor(nn.Module):
             self.preserved[i] = None if keys is None else PreservedKeys(keys, int(tensors[f"preserved.{i}.count"]))
         self.freeze_normalizers()
 
-    def _expected_tensors(self) -> Iterator[tuple[str, tuple[tuple[int | None, ...], set[torch.dtype]]]]:
+    def _expected_tensors(self) -> Iterator[tuple[str, Expected]]:
         for name, parameter in self.named_parameters():
             yield name, (tuple(parameter.shape), {torch.float32})
         for i, layer in enumerate(self.layers):

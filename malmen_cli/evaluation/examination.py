@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import exp, isfinite
 
-from malmen_cli.evaluation.generation import ROOM, exact_match
-from malmen_cli.evaluation.metrics import agreement
-from malmen_cli.evaluation.report import KINDS, Kind, Report, Result, Said
+from malmen_cli.evaluation.generation import ROOM, contains, exact_match
+from malmen_cli.evaluation.metrics import agreement, asked, likelihoods
+from malmen_cli.evaluation.report import Report
+from malmen_cli.evaluation.results import KINDS, Kind, Result, Said
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.generation import Generated
 from malmen_cli.language_models.language_model import LanguageModel
@@ -27,10 +29,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one state of the model answers, question by question: tokens predicted teacher-forced, text generated."""
+    """What one state of the model answers, question by question.
+
+    Attributes:
+        predictions: the tokens predicted, teacher-forced. generated: the free answers, None where there are none.
+        new: the target's mean log-likelihood per token. old: that of what the base answers by itself, None where that
+            is not known or is the target.
+    """
 
     predictions: list[list[int]]
     generated: list[Generated] | None
+    new: list[float]
+    old: list[float | None]
 
 
 class Examination:
@@ -65,19 +75,40 @@ class Examination:
                 else:
                     self.questions.append(Question(kind, index, prompt, target, tokens))
 
-    def ask(self, progress: Callable[[int, int], None] = lambda done, total: None) -> Answers:
-        """Ask the model as it stands. `progress` is called with answers generated, and how many there will be."""
+    def ask(
+        self, progress: Callable[[int, int], None] = lambda done, total: None, *, base: Answers | None = None
+    ) -> Answers:
+        """Ask the model as it stands. `progress` is called with answers generated, and how many there will be.
+
+        Args:
+            base: what the base has answered, whose answers are the old ones; None where the model is the base now.
+        """
         texts = [question.tokens for question in self.questions]
-        predictions = self.model.predictions(texts, batch_tokens=self.batch_tokens)
-        if not self.generate:
-            return Answers(predictions, None)
-        generated = self.model.generate(
-            [question.prompt for question in self.questions],
-            [self.max_new_tokens or text.supervised + ROOM for text in texts],
-            batch_tokens=self.batch_tokens,
-            progress=progress,
-        )
-        return Answers(predictions, generated)
+        predictions, new = asked(self.model, texts, batch_tokens=self.batch_tokens)
+        generated = None
+        if self.generate:
+            generated = self.model.generate(
+                [question.prompt for question in self.questions],
+                [self.max_new_tokens or text.supervised + ROOM for text in texts],
+                batch_tokens=self.batch_tokens,
+                progress=progress,
+            )
+        return Answers(predictions, generated, new, self._old(generated if base is None else base.generated))
+
+    def _old(self, answers: list[Generated] | None) -> list[float | None]:
+        """Per question the mean log-likelihood of what the base answers: as many of its tokens as the target has."""
+        old: list[float | None] = [None] * len(self.questions)
+        texts: dict[int, Tokens] = {}
+        for i, (question, answer) in enumerate(zip(self.questions, answers or (), strict=False)):
+            if question.kind != "unrelated" and answer.text:
+                tokens = self.model.tokenizing.fits(question.prompt, answer.text)
+                tokens = None if tokens is None else tokens.cut(question.tokens.supervised)
+                if tokens is not None and tokens.labels != question.tokens.labels:
+                    texts[i] = tokens
+        found = likelihoods(self.model, list(texts.values()), batch_tokens=self.batch_tokens)
+        for i, likelihood in zip(texts, found, strict=True):
+            old[i] = likelihood
+        return old
 
     def report(self, before: Answers, after: Answers) -> Report:
         """The scores of two states and every answer; `before` is what `unchanged` is measured from, the base."""
@@ -96,14 +127,27 @@ class Examination:
     def _said(self, answers: Answers) -> list[Said]:
         accuracies = agreement(answers.predictions, [question.tokens for question in self.questions])
         said = [
-            Said(self.model.tokenizing.text_of(predicted), accuracy)
-            for predicted, accuracy in zip(answers.predictions, accuracies, strict=True)
+            Said(
+                self.model.tokenizing.text_of(predicted),
+                accuracy,
+                new_probability=_probability(new),
+                old_probability=_probability(old),
+            )
+            for predicted, accuracy, new, old in zip(
+                answers.predictions, accuracies, answers.new, answers.old, strict=True
+            )
         ]
         if answers.generated is None:
             return said
         wanted = [self.model.tokenizing.wanted(question.target, question.tokens) for question in self.questions]
         return [
-            replace(x, generated=free.text, stopped=free.stopped, exact_match=exact_match(free, target))
+            replace(
+                x,
+                generated=free.text,
+                stopped=free.stopped,
+                exact_match=exact_match(free, target),
+                contains=contains(free.text, target),
+            )
             for x, free, target in zip(said, answers.generated, wanted, strict=True)
         ]
 
@@ -115,6 +159,11 @@ def prompts_of(fact: Fact) -> Iterator[tuple[Kind, str, str]]:
         yield "rephrase", prompt, fact.target
     for other in fact.unrelated:
         yield "unrelated", other.prompt, other.target
+
+
+def _probability(likelihood: float | None) -> float | None:
+    """Of a log-likelihood; None of none, or of a model whose numbers have overflowed."""
+    return None if likelihood is None or not isfinite(likelihood) else exp(likelihood)
 
 
 def _sameness(before: Sequence[Sequence[int]], after: Sequence[Sequence[int]]) -> list[float]:

@@ -1,6 +1,8 @@
-"""Exact match: whether what a model says by itself is the target and nothing more."""
+"""Exact match and contains: whether what a model says by itself is the target and nothing more, or holds it."""
 
 from __future__ import annotations
+
+import re
 
 from malmen_cli.language_models.generation import Generated
 
@@ -19,3 +21,21 @@ def exact_match(generated: Generated, target: str) -> bool:
     An answer that ran into the cap is none, whatever it begins with: nobody knows what would have followed.
     """
     return generated.stopped and normalised(generated.text) == normalised(target)
+
+
+def contains(text: str, target: str) -> bool:
+    """Whether the target occurs in an answer, whole words of it, in its own case; white space is all one.
+
+    An answer that holds the target may say something else all the same ("not Rome, but Oslo"), and one that was cut
+    off counts too: this is the lenient measure of the field, to be read beside exact match.
+    """
+    words = normalised(" ".join(target.split()))
+    if not words:
+        return False
+    before, after = (r"(?<!\w)" if _bounded(words[0]) else ""), (r"(?!\w)" if _bounded(words[-1]) else "")
+    return re.search(f"{before}{re.escape(words)}{after}", " ".join(text.split())) is not None
+
+
+def _bounded(character: str) -> bool:
+    """Whether a word that it begins or ends is told from its neighbours: there are scripts that write no spaces."""
+    return character.isalnum() and (character.isascii() or character.lower() != character.upper())

@@ -1,11 +1,14 @@
-"""ES, GS and LS: teacher-forced token accuracy, as in the paper (arXiv 2311.04661, section 4)."""
+"""ES, GS and LS: teacher-forced token accuracy, as in the paper (arXiv 2311.04661, section 4); likelihoods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from malmen_cli.language_models.language_model import KeptStates, LanguageModel
+import torch
+from torch import nn
+
+from malmen_cli.language_models.language_model import KeptStates, LanguageModel, wide
 from malmen_cli.language_models.texts import Tokens
 
 
@@ -22,6 +25,28 @@ def agreement(predictions: Sequence[Sequence[int]], texts: Sequence[Tokens]) -> 
         sum(p == t for p, t in zip(predicted, text.labels, strict=True)) / text.supervised
         for predicted, text in zip(predictions, texts, strict=True)
     ]
+
+
+@torch.no_grad()
+def asked(
+    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024
+) -> tuple[list[list[int]], list[float]]:
+    """Of each text, in one pass: what the model would choose at each label, and the mean log-likelihood (nats)."""
+    chosen: list[list[int]] = [[] for _ in texts]
+    means = [0.0] * len(texts)
+    for batch, logits in model.passes(texts, batch_tokens):
+        losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none").double() / batch.count
+        sums = losses.new_zeros(len(batch.rows)).index_add_(0, batch.text, losses)
+        for row, loss in zip(batch.rows, sums.tolist(), strict=True):
+            means[row] = -loss
+        for i, token in zip(batch.text.tolist(), logits.argmax(1).tolist(), strict=True):
+            chosen[batch.rows[i]].append(token)
+    return chosen, means
+
+
+def likelihoods(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
+    """Per text the mean log-likelihood of its labels, each from those before it; nats."""
+    return asked(model, texts, batch_tokens=batch_tokens)[1]
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -3,73 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
+from malmen_cli.evaluation.groups import GROUPINGS, Group, GroupBy, grouped
+from malmen_cli.evaluation.measures import Measures, measures_of, six_scores_of
 from malmen_cli.evaluation.metrics import Scores, mean
+from malmen_cli.evaluation.results import KINDS, Kind, Result, Said
+from malmen_cli.evaluation.six_scores import SixScores
 from malmen_cli.facts import Fact
 
-Kind = Literal["edit", "rephrase", "unrelated"]
-KINDS: tuple[Kind, ...] = ("edit", "rephrase", "unrelated")
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """One state's answer to one prompt.
-
-    Attributes:
-        answer: the likeliest token at every place of the target, the target's earlier tokens given, as text.
-        accuracy: share of the target's tokens among them, 0 to 1.
-        generated: the greedy answer. stopped: it ended by itself. exact_match: it is the target (`exact_match`).
-            All three None where nothing was generated.
-    """
-
-    answer: str
-    accuracy: float
-    generated: str | None = None
-    stopped: bool | None = None
-    exact_match: bool | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "answer": self.answer,
-            "accuracy": self.accuracy,
-            "generated": self.generated,
-            "stopped": self.stopped,
-            "exact_match": self.exact_match,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One prompt, asked before and after.
-
-    Attributes:
-        fact: index of the fact it belongs to. unchanged: share of the target's places, 0 to 1, at which the same
-            token is predicted after as before, whether right or wrong.
-    """
-
-    kind: Kind
-    fact: int
-    prompt: str
-    target: str
-    before: Said
-    after: Said
-    unchanged: float
-
-    @property
-    def unchanged_generated(self) -> bool | None:
-        """Whether the very same text is generated after as before; None where nothing was generated."""
-        return None if self.after.generated is None else self.before.generated == self.after.generated
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "prompt": self.prompt,
-            "target": self.target,
-            "before": self.before.as_dict(),
-            "after": self.after.as_dict(),
-            "unchanged": {"teacher_forced": self.unchanged, "generated": self.unchanged_generated},
-        }
+__all__ = ["KINDS", "Kind", "Report", "Result", "Said", "StateScores"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +72,30 @@ class Report:
         """The share of unrelated prompts that get the very same generated answer as from the base."""
         return _share([result.unchanged_generated for result in self.of_kind("unrelated")])
 
+    @cached_property
+    def six_scores(self) -> SixScores:
+        """Of the edited model, with intervals over facts."""
+        return six_scores_of(self.results, len(self.facts))
+
+    @cached_property
+    def measures(self) -> Measures:
+        """Every measure with its interval, before and after."""
+        return measures_of(self.results, len(self.facts))
+
+    def groups(self, by: GroupBy) -> list[Group]:
+        """The six scores of groups of facts, the worst first."""
+        return grouped(self.facts, self.results, by)
+
+    def part(self, places: Sequence[int]) -> Report:
+        """Of some of the facts; what could not be asked is not told of them."""
+        there = {place: new for new, place in enumerate(places)}
+        results = [replace(x, fact=there[x.fact]) for x in self.results if x.fact in there]
+        return Report([self.facts[place] for place in places], results, dict.fromkeys(KINDS, 0))
+
+    def failed(self) -> list[Fact]:
+        """The facts that the edited model does not say to their edit prompts, teacher-forced or by itself."""
+        return [self.facts[x.fact] for x in self.of_kind("edit") if x.failed]
+
     def wrong(self) -> list[str]:
         """Digests of the facts whose target is not predicted, teacher-forced, after the edit."""
         return [self.facts[x.fact].digest for x in self.of_kind("edit") if x.after.accuracy < 1]
@@ -142,28 +111,35 @@ class Report:
 
     def as_dict(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Everything, for `--json`. `numbers`: of each fact, its place in the file or entry, counted from 1."""
-        by_fact: list[dict[Kind, list[dict[str, Any]]]] = [{kind: [] for kind in KINDS} for _ in self.facts]
-        for result in self.results:
-            by_fact[result.fact][result.kind].append(result.as_dict())
         return {
             "asked": self.asked,
             "left_out": dict(self.left_out),
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
             "unchanged": {"teacher_forced": self.unchanged, "generated": self.unchanged_generated},
-            "facts": [
-                {
-                    "number": number,
-                    "digest": fact.digest,
-                    "prompt": fact.prompt,
-                    "target": fact.target,
-                    "edit": next(iter(results["edit"]), None),
-                    "rephrases": results["rephrase"],
-                    "unrelated": results["unrelated"],
-                }
-                for number, fact, results in zip(numbers, self.facts, by_fact, strict=True)
-            ],
+            "six_scores": self.six_scores.as_dict(),
+            "measures": self.measures.as_dict(),
+            "groups": {by: [group.as_dict() for group in self.groups(by)] for by in GROUPINGS},
+            "facts": self.fact_dicts(numbers),
         }
+
+    def fact_dicts(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """Of each fact its results, as JSON shows and the ledger keeps them."""
+        by_fact: list[dict[Kind, list[dict[str, Any]]]] = [{kind: [] for kind in KINDS} for _ in self.facts]
+        for result in self.results:
+            by_fact[result.fact][result.kind].append(result.as_dict())
+        return [
+            {
+                "number": number,
+                "digest": fact.digest,
+                "prompt": fact.prompt,
+                "target": fact.target,
+                "edit": next(iter(results["edit"]), None),
+                "rephrases": results["rephrase"],
+                "unrelated": results["unrelated"],
+            }
+            for number, fact, results in zip(numbers, self.facts, by_fact, strict=True)
+        ]
 
 
 def _share(values: Sequence[bool | None]) -> float | None:

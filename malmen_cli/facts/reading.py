@@ -50,7 +50,7 @@ def read_fact_set(
     name = printable(str(path), limit=None)
     problems = Problems()
     merging = _Merging(on_conflict, problems)
-    text = decoded(_bytes(path, stdin))
+    text = decoded(file_bytes(path, stdin))
     if format is None and is_csv(text):
         format = "csv"
     for line, row in csv_records(text, problems) if format == "csv" else json_records(text, problems):
@@ -77,7 +77,8 @@ def read_fact_set(
     return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
 
 
-def _bytes(path: Path | Literal["-"], stdin: TextIO | None) -> bytes:
+def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:
+    """What a file, or standard input, holds. Raises UsageError where it cannot be read."""
     if isinstance(path, Path):
         try:
             return path.read_bytes()

@@ -40,6 +40,7 @@ class Job:
         facts: an apply's active facts, an evaluation's, or the training rows. per_solve: facts of one solve; None: all.
         batch_tokens: padded tokens of a batch. editor_rows: rows of the hyper-network's chunks.
         rank, blocks: of the hyper-network. preserved_keys: rows of K0 per layer.
+        copies: of a method that solves for no rows, float32 copies of the edited weights that it holds; else None.
     """
 
     work: Work
@@ -50,6 +51,7 @@ class Job:
     rank: int = 256
     blocks: int = 2
     preserved_keys: int = 8192
+    copies: int | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
 
     - base_copies: an apply keeps each edited tensor and its bytes, 2 w; a training step two copies of the base, the
       weights' gradients and their unscaled copies (4 w), and the edited weights in float32.
+      A method that solves for no rows says how many float32 copies it holds besides.
     - editor: 4 bytes a number, learned or of K0, and a chunk's activations; in training what is learned five times (it,
       its gradient, two moments, the best one), K0 twice.
     - saving: what a state holds, the gradients left out, twice: it is cloned, then packed.
@@ -150,6 +153,10 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     held = sum(kept) if training else sum(sorted(kept)[-2:])
     moments = [form.moments for form in forms]
     solve = held + working + (sum(moments) if training else max(moments, default=0))
+    if job.copies is not None:  # it changes the weights while the model is run
+        solve, copies = 0, WIDE * job.copies * edited
+    else:
+        copies = 0
     row_bytes = size * (2 if training else 1)  # training keeps (u, g) as captured, and K0's candidates
     rows = sum(
         job.facts * count * (shape.d_in * row_bytes + shape.d_out * (size if training else WIDE))
@@ -161,7 +168,7 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     return Footprint(
         work=job.work,
         weights=weight_bytes(model, dtype),
-        base_copies=edited * (4 * size + WIDE) if training else 2 * edited * size,
+        base_copies=edited * (4 * size + WIDE) if training else 2 * edited * size + copies,
         batch=batch_bytes(model, layers, job, dtype),
         editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors) + network,
         solve=solve,
@@ -179,6 +186,8 @@ def needs(shapes: Sequence[LayerShape], job: Job, dtype: torch.dtype) -> dict[st
     edited = dtype.itemsize * sum(shape.d_in * shape.d_out for shape in shapes)
     rows = min(job.facts, job.per_solve or job.facts)
     forms = [_solve(shape, rows, _anchors(shape, job), repeated=job.work == "train") for shape in shapes]
+    if job.copies is not None:
+        return {"edited layers": 2 * edited + WIDE * job.copies * edited // dtype.itemsize}
     if job.work != "train":
         return {"edited layers": 2 * edited, "solve": max((form.kept for form in forms), default=0)}
     learned, anchors = _editor_numbers(shapes, job)

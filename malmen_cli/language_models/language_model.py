@@ -223,18 +223,25 @@ class LanguageModel:
             yield batch, batch.packed(states).to(self.device)
 
     def capture(
-        self, texts: Sequence[Tokens], *, gradients: bool = True, batch_tokens: int = 1024, lower: bool = False
+        self,
+        texts: Sequence[Tokens],
+        *,
+        gradients: bool = True,
+        batch_tokens: int = 1024,
+        lower: bool = False,
+        everywhere: bool = False,
     ) -> Iterator[tuple[Batch, Rows]]:
         """Rows of the texts, batch by batch: keys, and gradients of each text's own mean loss.
 
-        With `lower`, the hidden states that the first edited block reads besides.
+        With `lower`, the hidden states that the first edited block reads besides. With `everywhere`, rows of every
+        token whose value gradient is not zero, and not just of those that predict labels.
 
         The loss is the mean cross-entropy over a text's labels, summed over texts, so that a text's gradient does not
         depend on the texts beside it.
         """
-        modules = [layer.module for layer in self.layers]
+        modules, spread = [layer.module for layer in self.layers], self.spread(everywhere)
         for batch in self.batches(texts, batch_tokens):
-            places = [batch.places(layer.stack) for layer in self.layers]
+            places = [batch.places(layer.stack, wide) for layer, wide in zip(self.layers, spread, strict=True)]
             with capturing(modules, gradients=gradients) as capture, self._recorded(lower) as states:
                 logits = self.logits(batch)
                 grads = []
@@ -246,6 +253,26 @@ class LanguageModel:
             if self.loss_scale != 1:
                 grads = [g.float() / self.loss_scale for g in grads]
             yield batch, Rows(keys, grads, [p.counts for p in places], self._packed(batch, states))
+
+    def spread(self, everywhere: bool = True) -> tuple[bool, ...]:
+        """Per edited layer whether rows are those of all tokens that its stack reads, where every row is wanted whose
+        value gradient is not zero: in the block that the answer comes out of, no other token has one."""
+        return self._reached if everywhere else (False,) * len(self.layers)
+
+    @cached_property
+    def _reached(self) -> tuple[bool, ...]:
+        """Per edited layer whether a loss reaches tokens that predict no label: tried on one text."""
+        length = min(8, self.tokenizing.limit or 8)
+        decoded = (0, 1, 2) if self.task == "sequence-to-sequence" else ()
+        [batch] = self.batches([Tokens(tuple(range(length)), (0,), decoded)], 1)
+        with capturing([layer.module for layer in self.layers]) as capture:
+            loss = nn.functional.cross_entropy(wide(self.logits(batch)), batch.labels)
+            grads = capture.value_grads(loss * self.loss_scale)
+        found = []
+        for layer, grad in zip(self.layers, grads, strict=True):
+            touched = grad.flatten(0, -2).abs().amax(1) > 0
+            found.append(layer.stack == "answer" and int(touched.sum()) > len(batch.labels))
+        return tuple(found)
 
     @torch.no_grad()
     def capture_reference(

@@ -120,7 +120,7 @@ def lower_blocks(model: nn.Module, layers: Sequence[EditedLayer]) -> LowerBlocks
 
     Whether a model's blocks hand on just one tensor of hidden states is not asked here: `can_be_left_out` tries it.
     """
-    places = [_place(model, layer.name) for layer in layers]
+    places = [place_in_blocks(model, layer.name) for layer in layers]
     lists = {id(blocks) for blocks, _ in places}
     blocks, _ = places[0]
     first = min(index for _, index in places)
@@ -129,7 +129,7 @@ def lower_blocks(model: nn.Module, layers: Sequence[EditedLayer]) -> LowerBlocks
     return LowerBlocks(list(blocks)[:first], blocks[first])
 
 
-def _place(model: nn.Module, name: str) -> tuple[nn.ModuleList | None, int]:
+def place_in_blocks(model: nn.Module, name: str) -> tuple[nn.ModuleList | None, int]:
     """The outermost list of blocks that a module lies in, and which of them."""
     module: nn.Module = model
     for part in name.split("."):

@@ -34,9 +34,19 @@ class Tokens:
         """Number of labels."""
         return len(self.labels)
 
-    def rows(self, stack: Stack) -> int:
-        """Rows `(u, g)` that the text gives each edited layer of a stack."""
-        return len(self.input_ids) if stack == "encoder" else len(self.labels)
+    def cut(self, labels: int) -> Tokens:
+        """The same text with the first `labels` of its labels, or all of them where there are no more."""
+        more = self.supervised - labels
+        if more <= 0:
+            return self
+        read = {"decoder_input_ids": self.decoder_input_ids[:-more]} if self.decoder_input_ids else {}
+        return replace(self, **(read or {"input_ids": self.input_ids[:-more]}), labels=self.labels[:labels])
+
+    def rows(self, stack: Stack, wide: bool = False) -> int:
+        """Rows `(u, g)` that the text gives an edited layer of a stack; `wide`: of all tokens that the stack reads."""
+        if stack == "encoder" or (wide and not self.decoder_input_ids):
+            return len(self.input_ids)
+        return len(self.decoder_input_ids) if wide else len(self.labels)
 
     @property
     def length(self) -> int:
@@ -83,11 +93,20 @@ class Batch:
         moved: dict[str, Any] = {name: x.to(device) for name, x in tensors.items()}
         return replace(self, **moved)
 
-    def places(self, stack: Stack) -> Positions:
-        """The positions that give rows to the edited layers of a stack (`families.CAPTURED`)."""
-        if stack == "answer":
+    def places(self, stack: Stack, wide: bool = False) -> Positions:
+        """The positions that give rows to an edited layer of a stack (`families.CAPTURED`); `wide`: all it reads."""
+        if wide and stack == "answer" and self.decoder_input_ids is not None:
+            ends = self.positions[self.count.new_tensor(self._label_counts).cumsum(0) - 1].tolist()  # the last label's
+            width = self.decoder_input_ids.shape[1]
+            read = [torch.arange(place * width, end + 1) for place, end in enumerate(ends)]
+            return Positions(torch.cat(read).to(self.positions.device), [len(part) for part in read])
+        if stack == "answer" and not wide:
             return Positions(self.positions, torch.bincount(self.text, minlength=len(self.rows)).tolist())
         return Positions(self.attention_mask.flatten().nonzero().flatten(), list(self.lengths))
+
+    @property
+    def _label_counts(self) -> list[int]:
+        return torch.bincount(self.text, minlength=len(self.rows)).tolist()
 
     def packed(self, states: Tensor) -> Tensor:
         """Of one value per token read (b, t, ...) those that are no padding (tokens, ...), text by text."""

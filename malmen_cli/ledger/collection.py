@@ -18,20 +18,21 @@ from malmen_cli.checkpoint.digests import short
 from malmen_cli.checkpoint.durable import TEMPORARY, fsync_folder, in_words
 from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked
 from malmen_cli.errors import Locked
-from malmen_cli.ledger import row_types, store
+from malmen_cli.facts import printable
+from malmen_cli.ledger import evaluations, row_types, store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import now
-from malmen_cli.ledger.records import ModelRecord
+from malmen_cli.ledger.records import EditorRecord, ModelRecord
 from malmen_cli.ledger.registration import check_name
 from malmen_cli.ledger.training_runs import run_model, run_words
 
-Scope = Literal["leftovers", "training", "states", "editors"]
+Scope = Literal["leftovers", "training", "states", "editors", "evaluations"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that can be dropped: a file, or a folder with all in it.
+    """One thing that can be dropped: a file, or a folder with all in it, or rows of the database.
 
     Attributes:
         name: a digest, an editor's id, or a path in the workspace. what: in words. size: in bytes.
@@ -52,7 +53,13 @@ def collectable(ledger: Ledger, scopes: Iterable[Scope], model: ModelRecord | No
 
     Leftovers belong to no model. While a command writes, its files may be among them: `collect` looks again.
     """
-    find = {"leftovers": _leftovers, "training": _training, "states": _states, "editors": _editors}
+    find = {
+        "leftovers": _leftovers,
+        "training": _training,
+        "states": _states,
+        "editors": _editors,
+        "evaluations": _evaluations,
+    }
     with ledger.read() as db:
         return [item for scope in SCOPES if scope in set(scopes) for item in find[scope](ledger, db, model)]
 
@@ -125,12 +132,30 @@ def _editors(ledger: Ledger, db: sqlite3.Connection, model: ModelRecord | None) 
     query = "SELECT editor_id FROM entries WHERE editor_id IS NOT NULL UNION SELECT editor_id FROM row_packs"
     used = {str(row[0]) for row in db.execute(query)}
     for record in store.models(db) if model is None else [model]:
-        for editor in store.editors(db, record.id)[1:]:
-            if editor.id not in used:
+        seen = set[str]()
+        for editor in store.editors(db, record.id):
+            if (method := _method(editor)) not in seen:
+                seen.add(method)  # the newest one of its method stays
+            elif editor.id not in used:
                 check_name(editor.id)  # it becomes the name of a folder to remove
                 path = ledger.workspace.editors / editor.id
                 what = f"an editor of {record.name} that no entry used, of {editor.created_at[:19].replace('T', ' ')}"
                 yield Item("editors", editor.id, what, path, _size(path))
+
+
+def _method(editor: EditorRecord) -> str:
+    settings = editor.config.get("config")
+    return str(settings.get("method", "malmen")) if isinstance(settings, dict) else "malmen"
+
+
+def _evaluations(ledger: Ledger, db: sqlite3.Connection, model: ModelRecord | None) -> Iterator[Item]:
+    sizes = evaluations.sizes(db)
+    for kept in evaluations.evaluations(db, None if model is None else model.id):
+        of = "an entry" if kept.entry_id is not None else kept.source or "a fact file"
+        what = f"evaluation {short(kept.id)} of {of}, {kept.facts:,} facts, of {kept.created_at[:19].replace('T', ' ')}"
+        yield Item(
+            "evaluations", kept.id, printable(what, limit=None), ledger.workspace.database, sizes.get(kept.id, 0)
+        )
 
 
 def _below(folder: Path, known: set[str]) -> list[Path]:
@@ -161,6 +186,7 @@ def collect(ledger: Ledger, items: Sequence[Item], command: str, timeout: float 
                 dropped.append(item)
         _drop_states(ledger, [item for item in dropped if item.scope == "states"])
         _drop_editors(ledger, [item for item in dropped if item.scope == "editors"])
+        _drop_evaluations(ledger, [item for item in dropped if item.scope == "evaluations"])
         _remove([item.path for item in dropped if item.scope == "leftovers"])
         return [item for item in dropped if item.scope != "training" or _drop_run(item.path, command)]
 
@@ -199,6 +225,14 @@ def _drop_editors(ledger: Ledger, items: Sequence[Item]) -> None:
             with in_words(item.path):
                 item.path.rename(part)
             _remove([part])
+
+
+def _drop_evaluations(ledger: Ledger, items: Sequence[Item]) -> None:
+    """The database does not shrink: what follows takes the room."""
+    if items:
+        with ledger.write() as db:
+            for item in items:
+                evaluations.drop_evaluation(db, item.name)
 
 
 def _drop_run(folder: Path, command: str) -> bool:

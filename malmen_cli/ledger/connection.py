@@ -35,6 +35,7 @@ BROUGHT = {
     ),
     "0002": ("splits", "dropped_objects"),
     "0003": ("seals",),
+    "0004": ("evaluations", "evaluation_results"),
 }
 REVISIONS = tuple(BROUGHT)
 SCHEMA_REVISION = REVISIONS[-1]

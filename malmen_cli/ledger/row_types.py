@@ -39,6 +39,11 @@ SPLIT = {
     **dict.fromkeys(("format", "on_conflict"), _MAYBE_TEXT),
     "facts": _NUMBER,
 }
+EVALUATION = {
+    **dict.fromkeys(("id", "facts_digest", "results_digest", "created_at", "command", "details"), _TEXT),
+    **dict.fromkeys(("entry_id", "editor_id", "source"), _MAYBE_TEXT),
+    **dict.fromkeys(("model_id", "facts"), _NUMBER),
+}
 FOLD = {"id": _TEXT, "kind": _TEXT, "target": _MAYBE_TEXT}
 FACT_REF = dict.fromkeys(("fact_digest", "edit_digest", "prompt"), _TEXT)
 STATE = {**dict.fromkeys(("tensor", "before", "after"), _TEXT), "number": _NUMBER}
@@ -48,6 +53,7 @@ SPAN = {"edit_digest": _TEXT, "start": _NUMBER, "count": _NUMBER}
 
 # JSON within rows, as far as this program looks into it: a key with ? may be left out, "#" is any number as a key.
 _SCORES = {"ES?": _FIGURE, "GS?": _FIGURE, "LS?": _FIGURE}
+_GATE_FIGURE = {"value": _FIGURE, "asked": _NUMBER, "holds": (bool,)}
 _CONVERTED = {"file": _TEXT, "digest": _TEXT, "size": _NUMBER, "modified_ns": _NUMBER}
 DETAILS = {
     "facts?": {"in_file?": _NUMBER, "duplicates?": _NUMBER, "active?": _NUMBER, "taken_out?": _NUMBER},
@@ -57,6 +63,10 @@ DETAILS = {
         "checked_old": _NUMBER,
         "still_wrong?": _NUMBER,  # entries of earlier versions name all instead
         "wrong": (list,),
+    },
+    "gates?": {
+        "gates": [{"gate": _TEXT, "figures": dict.fromkeys(("new?", "old?", "protected?"), _GATE_FIGURE)}],
+        "protected?": {"source": _TEXT, "prompts": _NUMBER},
     },
     "base_tensors?": [_TEXT],
     "origin?": {"repo?": _TEXT, "revision?": _MAYBE_TEXT, "folder?": _TEXT, "converted?": [_CONVERTED]},

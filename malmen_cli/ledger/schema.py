@@ -167,6 +167,31 @@ Table(
 )
 
 Table(
+    "evaluations",  # what `malmen eval` found; no part of the chain, and no reason to keep an editor
+    metadata,
+    Column("id", Text, primary_key=True),  # a digest over all else that the row says
+    Column("model_id", ForeignKey("models.id"), nullable=False),
+    Column("entry_id", ForeignKey("entries.id")),  # None: of a fact file
+    Column("editor_id", Text),
+    Column("source", Text),  # the file that the facts came from
+    Column("facts_digest", Text, nullable=False),  # of the fact set of that file or entry
+    Column("facts", Integer, nullable=False),  # how many were scored
+    Column("results_digest", Text, nullable=False),
+    Column("created_at", Text, nullable=False),
+    Column("command", Text, nullable=False),
+    Column("details", Text, nullable=False),  # scores, options and versions
+)
+
+Table(
+    "evaluation_results",
+    metadata,
+    Column("evaluation_id", ForeignKey("evaluations.id", ondelete="CASCADE"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("fact_digest", Text, nullable=False, index=True),
+    Column("content", Text, nullable=False),  # a fact's prompts, answers and scores as JSON
+)
+
+Table(
     "seals",  # a digest over each part that the chain does not reach; see seals.py
     metadata,
     Column("name", Text, primary_key=True),

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json
+from malmen_cli.errors import UnusableLedger
 
 # By what is sealed: what one seal is over, and the rows in the order of a key. Where it is a row or a model, the first
 # column says which. A model's manifest and architecture are large, and held by its base digest and its first entry.
@@ -39,6 +40,12 @@ SEALED = {
         "SELECT name, path, format, on_conflict, digest, facts, added_at FROM splits ORDER BY name",
     ),
     "table dropped_objects": ("", "SELECT digest, dropped_at FROM dropped_objects ORDER BY digest"),
+    # Their results, which are many, are held by results_digest.
+    "table evaluations": (
+        "row",
+        "SELECT id, model_id, entry_id, editor_id, source, facts_digest, facts, results_digest, created_at, command, "
+        "details FROM evaluations ORDER BY id",
+    ),
 }
 
 
@@ -81,6 +88,16 @@ def renew(db: sqlite3.Connection, before: Seals) -> None:
                 db.execute("INSERT OR REPLACE INTO seals (name, digest) VALUES (?, ?)", (name, new))
 
 
+def require_sound(db: sqlite3.Connection) -> None:
+    """Raises UnusableLedger where a seal is broken: for a migration, which would make all of them anew."""
+    broken = next(read(db).broken(), None)
+    if broken is not None:
+        raise UnusableLedger(
+            f"the ledger cannot be upgraded: ledger.db {broken[0]} {broken[1]}",
+            remedy="restore ledger.db from a backup, or look into it with the malmen that made it (malmen verify)",
+        )
+
+
 def seal_all(db: sqlite3.Connection) -> None:
     """Seal everything as it is: for a migration, in its transaction."""
     db.execute("DELETE FROM seals")
@@ -89,7 +106,10 @@ def seal_all(db: sqlite3.Connection) -> None:
 
 def _computed(db: sqlite3.Connection) -> dict[str, str]:
     digests: dict[str, str] = {}
+    tables = {str(row[0]) for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     for what, (each, query) in SEALED.items():
+        if what.startswith("table ") and what.removeprefix("table ") not in tables:
+            continue  # of a later revision than the ledger is of, while it is upgraded
         parts: dict[str, list[tuple[object, ...]]] = {} if each else {what: []}
         for row in db.execute(query):
             name = f"{what}, {each} {_json(row[0])}" if each else what

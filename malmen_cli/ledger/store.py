@@ -133,6 +133,8 @@ def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None
         raise UnknownName(f"{text!r} does not name an entry", remedy=remedy)
     query = "SELECT * FROM entries WHERE ? IN (model_id, -1) AND id GLOB ?"
     rows = db.execute(query, (-1 if model_id is None else model_id, f"{ALGORITHM}:{prefix}*")).fetchall()
+    if not rows and db.execute("SELECT 1 FROM evaluations WHERE id GLOB ?", (f"{ALGORITHM}:{prefix}*",)).fetchone():
+        raise UnknownName(f"{text} is an evaluation, not an entry", remedy=f"show it: malmen eval --show {text}")
     return entry_from(_single(rows, f"entry {text}"))
 
 

@@ -17,6 +17,7 @@ from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import active_digest, active_facts
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import digest_of
+from malmen_cli.ledger.evaluations import verify_evaluations
 from malmen_cli.ledger.records import Entry, ModelRecord, ParameterDelta
 from malmen_cli.ledger.verification import Problem, Verification
 from malmen_cli.ledger.verify_database import verify_columns, verify_facts, verify_pages, verify_seals
@@ -61,6 +62,7 @@ def _verify_all(
     found.attempt("objects", verify_objects, ledger, db, models, found, quick)
     if not quick:
         found.attempt("facts", verify_facts, db, found)
+    found.attempt("evaluations", verify_evaluations, db, found, quick)
     for row in db.execute("SELECT id, digest FROM editors ORDER BY id").fetchall():
         found.attempt(f"editor {row['id']}", verify_editor, ledger, row, found, quick)
     for record in models:

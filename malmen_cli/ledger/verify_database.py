@@ -14,7 +14,12 @@ from malmen_cli.ledger.verification import Verification
 _CLASSES = {"TEXT": "text", "VARCHAR(32)": "text", "INTEGER": "integer", "BOOLEAN": "integer", "FLOAT": "real"}
 
 # Columns of JSON with the one that names their row, but for those that are digested as they are spelt.
-_JSON = {"models": ("name", "architecture"), "editors": ("id", "config", "scores"), "entries": ("id", "details")}
+_JSON = {
+    "models": ("name", "architecture"),
+    "editors": ("id", "config", "scores"),
+    "entries": ("id", "details"),
+    "evaluations": ("id", "details"),
+}
 
 
 def verify_pages(db: sqlite3.Connection, found: Verification) -> None:

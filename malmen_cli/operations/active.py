@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from malmen_cli.errors import UnsafeFile, UsageError
 from malmen_cli.facts import Fact, FactSet
@@ -22,7 +23,11 @@ from malmen_cli.ledger import (
     store,
     superseded_by,
 )
+from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.layers import layers_of
+
+if TYPE_CHECKING:
+    from malmen_cli.operations.method_editors import Made
 
 PROPOSED = "proposed"
 """Id of an entry that is not in the ledger yet."""
@@ -37,12 +42,20 @@ class ActiveSet:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The editor of an apply. `made`: what it is made of, where it is kept nowhere yet."""
+
+    record: EditorRecord
+    made: Made | None = None
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a fact set would do to a model's active facts: known before any model or editor is loaded.
 
     Attributes:
         head: the newest entry, after which it would come. now: what is in force. additions: the set's facts by what
-            they do to it. active: the facts that would be in force.
+            they do to it. active: the facts that would be in force. made: of an editor that is kept nowhere yet.
     """
 
     model: ModelRecord
@@ -52,6 +65,7 @@ class Proposal:
     now: ActiveSet
     additions: Additions
     active: Mapping[str, FactRef]
+    made: Made | None = None
 
     @property
     def is_needed(self) -> bool:
@@ -68,11 +82,11 @@ class Proposal:
         return [fact.fact_digest for prompt, fact in self.now.facts.items() if prompt not in asked]
 
 
-def propose(ledger: Ledger, model: ModelRecord, facts: FactSet, editor: str | None) -> Proposal:
+def propose(ledger: Ledger, model: ModelRecord, facts: FactSet, editor: str | Chosen | None) -> Proposal:
     """Fold a fact set into the model's history without writing anything.
 
     Args:
-        editor: id or prefix; None for the one in force, else the newest.
+        editor: id or prefix, or the one that was chosen already; None for the one in force, else the newest.
 
     Raises:
         UsageError: there is no editor, or another one is in force.
@@ -80,10 +94,10 @@ def propose(ledger: Ledger, model: ModelRecord, facts: FactSet, editor: str | No
     refs = tuple(map(reference, facts))
     with ledger.read() as db:
         now = active_now(db, model)
-        record = choose_editor(db, model, editor, now)
+        chosen = editor if isinstance(editor, Chosen) else Chosen(choose_editor(db, model, editor, now))
         active = active_with(db, model, EntryFacts(PROPOSED, "apply", refs))
         head = store.head(db, model.id)
-    return Proposal(model, facts, record, head, now, superseded_by(refs, now.facts), active)
+    return Proposal(model, facts, chosen.record, head, now, superseded_by(refs, now.facts), active, chosen.made)
 
 
 def reference(fact: Fact) -> FactRef:
@@ -108,7 +122,7 @@ def active_with(db: sqlite3.Connection, model: ModelRecord, entry: EntryFacts) -
 
 
 def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None, now: ActiveSet) -> EditorRecord:
-    """The editor of an apply: the one named, else the one in force, else the model's newest.
+    """The editor of an apply: the one named, else the one in force, else the newest that was trained for the model.
 
     Raises:
         UsageError: the model has none, or another one is in force.
@@ -122,10 +136,13 @@ def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None,
     elif now.editor_id is not None:
         editor = store.editor(db, now.editor_id)
     else:
-        newest = store.newest_editor(db, model.id)
+        # Another trained method is a baseline: it is used where it is asked for, or where there is nothing else.
+        trained = [x for x in store.editors(db, model.id) if method_of(x.config).trained]
+        newest = next((x for x in trained if method_of(x.config).name == "malmen"), next(iter(trained), None))
         if newest is None:
             raise UsageError(
-                f"{model.name} has no editor yet", remedy=f"Train one: malmen train FILE --model {model.name}"
+                f"{model.name} has no editor yet",
+                remedy=f"Train one: malmen train FILE --model {model.name}. Or do without: --method ultraedit.",
             )
         editor = newest
     if now.editor_id not in (None, editor.id):

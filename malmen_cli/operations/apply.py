@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from malmen_cli import __version__
 from malmen_cli.checkpoint.new_folder import refuse_existing
-from malmen_cli.errors import StalePlan
+from malmen_cli.errors import RefusedByGate, StalePlan
+from malmen_cli.evaluation.gates import Gates
+from malmen_cli.evaluation.verdicts import Verdicts
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
     Entry,
@@ -27,9 +24,12 @@ from malmen_cli.ledger import (
     unmoved,
     writing,
 )
-from malmen_cli.operations.active import Proposal, out_of_range, propose, require_room_ahead
+from malmen_cli.operations.active import Chosen, Proposal, out_of_range, propose, require_room_ahead
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.copies import write_copy
+from malmen_cli.operations.environment import environment as environment
+from malmen_cli.operations.gates import judge, require_askable
+from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Progress, Workbench, silent
@@ -41,6 +41,7 @@ class Applied:
 
     Attributes:
         active: facts in force afterwards. check: None where there was nothing to do. output: the edited copy.
+        verdicts: what came of the gates; None where there were none, or nothing to do.
     """
 
     entry: Entry | None
@@ -49,6 +50,7 @@ class Applied:
     warnings: list[str]
     settlement: Settlement | None
     output: Path | None = None
+    verdicts: Verdicts | None = None
 
     @property
     def active(self) -> int:
@@ -60,20 +62,24 @@ class ApplyOptions:
     """How to apply.
 
     Attributes:
-        editor: id or None for the default. batch_tokens: padded tokens per batch of the model.
+        editor: id or None for the default. method: an editor by its method instead.
+        batch_tokens: padded tokens per batch of the model.
         sample: facts whose answers are shown. check_old: most older facts asked again.
         dry_run: stop before writing. output: write an edited copy there, and nothing else.
+        gates: what must hold of the edited model, else nothing is written.
         expected: the active digest and the head that a saved plan was made for.
         lock_timeout: seconds to wait for another process.
     """
 
     editor: str | None = None
+    method: MethodRequest | None = None
     device: str = "cpu"
     batch_tokens: int = 1024
     sample: int = 5
     check_old: int = 256
     dry_run: bool = False
     output: Path | None = None
+    gates: Gates | None = None
     expected: tuple[str, str] | None = None
     lock_timeout: float = 0.0
     progress: Progress = silent
@@ -83,6 +89,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
     """Add a fact set to the active facts of a model and write the edited checkpoint, or a copy, or (dry run) nothing.
 
     Raises:
+        RefusedByGate: a gate does not hold, whatever would have been written; its `outcome` is an `Applied`.
         MalmenError: anything that is wrong, before the checkpoint or the ledger is touched.
     """
     if options.dry_run or options.output is not None:
@@ -96,8 +103,9 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
             return Applied(None, proposal, None, [], settlement)
         require_room_ahead(ledger, model, proposal.editor, facts)
         bench = stack.enter_context(open_bench(ledger, proposal, options, store_rows=True))
-        solved, check = _edit(bench, proposal, options)
-        warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
+        solved, check, verdicts = _edit(bench, proposal, options)
+        warnings = _warnings(proposal, solved)
+        _require(Applied(None, proposal, check, warnings, settlement, verdicts=verdicts))
         draft = EntryDraft(
             model=model,
             kind="apply",
@@ -108,10 +116,12 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
             deltas=solved.deltas,
             new_rows=bench.fresh,
             command=command,
-            details=_details(proposal, solved, check, warnings, bench.placement.device),
+            details=_details(proposal, solved, check, verdicts, warnings, bench.placement.device),
         )
+        if proposal.made is not None:  # kept now, when nothing is refused any more
+            proposal.made.keep(ledger, model)
         entry = commit_entry(ledger, draft, [layer.tensor for layer in bench.layers])
-        return Applied(entry, proposal, check, warnings, settlement)
+        return Applied(entry, proposal, check, warnings, settlement, verdicts=verdicts)
 
 
 def _without_entry(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyOptions) -> Applied:
@@ -121,15 +131,39 @@ def _without_entry(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         if not proposal.is_needed and options.output is None:
             return Applied(None, proposal, None, [], None)
         bench = open_bench(ledger, proposal, options)
-        solved, check = _edit(bench, proposal, options)
-    warnings = solved.warnings + out_of_range(proposal.editor, len(bench.edits))
+        solved, check, verdicts = _edit(bench, proposal, options)
+    warnings = _warnings(proposal, solved)
+    _require(Applied(None, proposal, check, warnings, None, verdicts=verdicts))
     if options.output is not None and not options.dry_run:
         write_copy(options.output, proposal, bench, solved, check)
-    return Applied(None, proposal, check, warnings, None, None if options.dry_run else options.output)
+    return Applied(None, proposal, check, warnings, None, None if options.dry_run else options.output, verdicts)
+
+
+def _require(applied: Applied) -> None:
+    """Refuse what does not pass all gates."""
+    failed = [] if applied.verdicts is None else applied.verdicts.failed
+    if failed:
+        count, held = len(failed), "gate does" if len(failed) == 1 else "gates do"
+        raise RefusedByGate(
+            f"{count} {held} not hold ({', '.join(str(verdict.gate) for verdict in failed)}), nothing was written",
+            remedy="Leave out the facts that are named, lower the gate, or use another editor or method.",
+            outcome=applied,
+        )
 
 
 def _propose(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyOptions) -> Proposal:
-    proposal = propose(ledger, model, facts, options.editor)
+    chosen: str | Chosen | None = options.editor
+    if options.method is not None:
+        chosen = editor_by_method(
+            ledger,
+            model,
+            options.method,
+            facts.facts,
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            progress=options.progress,
+        )
+    proposal = propose(ledger, model, facts, chosen)
     if options.expected is not None and options.expected != (proposal.active_digest, proposal.head.id):
         raise StalePlan(
             "the plan is stale: the ledger has moved on since it was made",
@@ -138,12 +172,14 @@ def _propose(ledger: Ledger, model: ModelRecord, facts: FactSet, options: ApplyO
     return proposal
 
 
-def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[Solved, Check]:
-    """The edited model in memory: captured, asked before, solved, asked after."""
+def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[Solved, Check, Verdicts | None]:
+    """The edited model in memory: captured, asked before, solved, asked after, and what the gates require."""
     with bench.ledger.read() as db:
         # The digests' order is as good as random, and the same every time.
         old = store.facts_with(db, sorted(proposal.kept())[: options.check_old])
     facts, tokens = proposal.facts.facts, bench.tokenizing
+    if options.gates is not None:
+        require_askable(bench, options.gates)
     edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in facts)
     # Capture comes first: bad facts (too long for the model, say) are refused before anything is asked.
     bench.capture(facts, edits, proposal.facts)
@@ -152,7 +188,8 @@ def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[
     before = questions.scores(), questions.answers()
     solved = bench.solve()
     model.overlay(solved.weights)
-    return solved, questions.check(*before)
+    check = questions.check(*before)
+    return solved, check, None if options.gates is None else judge(bench, proposal, solved, options.gates)
 
 
 def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, store_rows: bool = False) -> Workbench:
@@ -165,10 +202,18 @@ def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, sto
         batch_tokens=options.batch_tokens,
         store_rows=store_rows,
         progress=options.progress,
+        made=proposal.made,
     )
 
 
-def _details(proposal: Proposal, solved: Solved, check: Check, warnings: list[str], device: str) -> dict[str, Any]:
+def _warnings(proposal: Proposal, solved: Solved) -> list[str]:
+    made = [] if proposal.made is None else proposal.made.warnings
+    return [*made, *solved.warnings, *out_of_range(proposal.editor, len(proposal.active))]
+
+
+def _details(
+    proposal: Proposal, solved: Solved, check: Check, verdicts: Verdicts | None, warnings: list[str], device: str
+) -> dict[str, Any]:
     facts, additions = proposal.facts, proposal.additions
     return {
         "facts": {
@@ -180,21 +225,8 @@ def _details(proposal: Proposal, solved: Solved, check: Check, warnings: list[st
             "active": len(proposal.active),
         },
         "check": check.as_dict(),
+        **({} if verdicts is None else {"gates": verdicts.as_dict(worst=False)}),
         "solve": solved.figures,
         "warnings": warnings,
         **environment(device),
-    }
-
-
-def environment(device: str) -> dict[str, Any]:
-    """What the figures of an entry were made with."""
-    return {
-        "device": device,
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "malmen": __version__,
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "python": platform.python_version(),
-        },
     }

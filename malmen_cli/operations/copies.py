@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
+from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.checking import Check
 from malmen_cli.operations.provenance import CARD, PROVENANCE, model_card, provenance, provenance_file
@@ -25,6 +26,7 @@ def write_copy(target: Path, proposal: Proposal, bench: Workbench, solved: Solve
         active=proposal.active,
         tensors=bench.state | {change.name: change.after for change in solved.changes},
         layers=bench.layers,
+        method=method_of(proposal.editor.config).name,
     )
     # The new facts are in no ledger.
     stored = [fact for fact in facts_of_active(bench.ledger, proposal.active) if fact not in proposal.facts.facts]

@@ -1,18 +1,23 @@
-"""Evaluating an editor on a fact file, or an entry on the checkpoint as it stands. In memory: nothing is written."""
+"""Evaluating an editor on a fact file, or an entry on the checkpoint as it stands. In memory, and nothing is written
+but the evaluation itself by `keep`, which leaves checkpoints and entries alone."""
 
 from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
 from malmen_cli.errors import UsageError
+from malmen_cli.evaluation.drift import RunningText, require_causal
 from malmen_cli.evaluation.examination import Examination
 from malmen_cli.evaluation.metrics import agreement, mean
+from malmen_cli.evaluation.overlap import Overlap, TrainedOn
+from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact, FactSet
 from malmen_cli.facts.lending import lend_unrelated
 from malmen_cli.language_models.language_model import LanguageModel
@@ -27,15 +32,16 @@ from malmen_cli.ledger import (
     remaining,
     store,
 )
-from malmen_cli.ledger.row_files import RowTable
-from malmen_cli.operations.active import ActiveSet, active_now, choose_editor, edit_digests, out_of_range, reference
-from malmen_cli.operations.editors import load_editor, settings_of
+from malmen_cli.ledger.evaluations import Evaluation, keep_evaluation
+from malmen_cli.methods.registry import method_of
+from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range
+from malmen_cli.operations.apply import environment
+from malmen_cli.operations.editors import settings_of, trained_on
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
-from malmen_cli.operations.layers import all_layers, layers_of
-from malmen_cli.operations.memory import job_for, needs_for, place_model
+from malmen_cli.operations.in_memory import edit_in_memory, open_editor
+from malmen_cli.operations.layers import all_layers
+from malmen_cli.operations.method_editors import editor_by_method, find_by_method
 from malmen_cli.operations.models import load_base
-from malmen_cli.operations.rows import RowReader, capture_rows
-from malmen_cli.operations.solving import solve_active
 from malmen_cli.operations.tensors import stored_tensor
 
 
@@ -45,25 +51,37 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
     What is active in the checkpoint plays no part. Facts too long for the model are left out and counted. Those without
     unrelated prompts are lent some by facts of the file that are not edited.
 
+    Facts with a prompt that the editor was trained on are left out too, unless `options.overlap` keeps them.
+
     Raises:
-        UsageError: the model has no editor, or no fact fits. WrongBase: the checkpoint is not as the ledger says.
-        Locked: another process writes to it.
+        UsageError: the model has no editor, no fact fits, or all were trained on; a drift of a model that is not
+            causal. WrongBase: the checkpoint is not as the ledger says. Locked: another process writes to it.
     """
     with reading(ledger, model):
         return _evaluate_file(ledger, model, facts, options)
 
 
 def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: EvaluationOptions) -> Evaluated:
-    with ledger.read() as db:
-        record = _editor(db, model, options.editor)
-    size = options.n_edits or record.config["config"]["facts_per_step"]
-    places = choose(len(facts), size, options.seed)
-    settings = settings_of(record, options.dtype)
-    job = job_for("eval", settings, len(places), options.batch_tokens)
-    placement = place_model(ledger, model, layers_of(record.config), options.device, settings, job)
-    editor, layers = load_editor(check_editor(ledger, record), model, record, placement.device)
-    job = job_for("eval", settings, len(places), options.batch_tokens, editor)
-    language_model = load_base(ledger, model, layers, placement, settings, needs_for(model, layers, settings, job))
+    known_editor = _editor(ledger, model, options)
+    _require_drift(model, options)
+    lessons = TrainedOn.of([]) if known_editor is None else lessons_of(ledger, known_editor)
+    known = [] if lessons is None else [i for i, fact in enumerate(facts) if lessons.knows_prompt(fact)]
+    free = _free(facts, known if options.overlap == "leave-out" else [])
+    size = options.n_edits or (None if known_editor is None else known_editor.config["config"].get("facts_per_step"))
+    places = [free[i] for i in choose(len(free), size, options.seed)]
+    picked = [facts.facts[i] for i in places]
+    editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, picked, options)
+    record = editor.record
+    opened = open_editor(
+        ledger,
+        model,
+        editor,
+        len(places),
+        device=options.device,
+        batch_tokens=options.batch_tokens,
+        dtype=options.dtype,
+    )
+    language_model = opened.language_model
     fits = language_model.tokenizing.fits
     fitting = [i for i in places if fits(facts.facts[i].prompt, facts.facts[i].target) is not None]
     if not fitting:
@@ -71,43 +89,50 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         raise language_model.tokenizing.nothing_fits(first.prompt, first.target)
     chosen = [facts.facts[i] for i in fitting]
     prompts = {fact.prompt for fact in chosen}
-    asked = lend_unrelated(chosen, [fact for fact in facts if fact.prompt not in prompts], options.seed)
+    lenders = [fact for fact in (facts.facts[i] for i in free) if fact.prompt not in prompts]
+    asked = lend_unrelated(chosen, lenders, options.seed)
     lent = sum(len(fact.unrelated) > len(own.unrelated) for fact, own in zip(asked, chosen, strict=True))
     examination = _examination(language_model, asked, options)
+    text = _running_text(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
-    progress = partial(options.progress, "capturing rows")
-    # Captured anew even where rows are stored: the scores are the same whatever the ledger has seen.
-    fresh = capture_rows(language_model, editor, chosen, batch_tokens=options.batch_tokens, progress=progress)
-    tables = {rows.layer: RowTable(edit_digests({fact.prompt: reference(fact) for fact in chosen})) for rows in fresh}
-    for rows in fresh:
-        tables[rows.layer].note_pack(rows.data.digest, rows.spans)
-    solved = solve_active(
+    text_before = _read(text, options)
+    solved = edit_in_memory(
         ledger,
         model,
-        editor,
-        layers,
-        tables.__getitem__,
-        RowReader(ledger.objects, fresh),
-        {},
-        language_model.device,
+        opened.editor,
+        opened.layers,
+        language_model,
+        chosen,
+        batch_tokens=options.batch_tokens,
+        progress=options.progress,
     )
     language_model.overlay(solved.weights)
-    report = examination.report(before, examination.ask(partial(options.progress, "asking the edited model")))
+    asking = partial(options.progress, "asking the edited model")
+    report = examination.report(before, examination.ask(asking, base=before))
     return Evaluated(
         model=model,
-        editor=record.id,
+        editor=None if editor.made is not None else record.id,
         entry=None,
         source=facts.source,
         available=len(facts),
-        sampled=len(places) < len(facts),
+        sampled=len(places) < len(free),
         seed=options.seed,
         numbers=[i + 1 for i in fitting],
         edited=len(chosen),
         report=replace(report, facts=chosen, left_out={**report.left_out, "edit": len(places) - len(fitting)}),
         not_in_effect=[],
         others=None,
-        warnings=solved.warnings + out_of_range(record, len(chosen)),
+        warnings=[
+            *([] if editor.made is None else editor.made.warnings),
+            *solved.warnings,
+            *out_of_range(record, len(chosen)),
+        ],
+        facts_digest=facts.digest,
+        method=method_of(record.config).name,
+        made=None if editor.made is None else f"{editor.made.note}; it is kept nowhere",
         lent=lent,
+        overlap=overlap_of(lessons, asked, report, len(known), left_out=options.overlap == "leave-out"),
+        drift=None if text is None else text.drift(text_before, _read(text, options)),
     )
 
 
@@ -136,7 +161,9 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
         beside = sorted(fact.fact_digest for fact in now.facts.values() if fact.edit_digest not in own)
         # The digests' order is as good as random, and the same every time.
         others = store.facts_with(db, beside[: options.check_old]).values()
-        settings = settings_of(store.editor(db, now.editor_id), options.dtype) if now.editor_id else None
+        editor = store.editor(db, now.editor_id) if now.editor_id else None
+        settings = settings_of(editor, options.dtype) if editor else None
+    _require_drift(model, options)
     in_effect = sorted(set(range(1, len(facts) + 1)) - {fact.number for fact in gone})
     if not in_effect:
         raise UsageError(
@@ -146,14 +173,17 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
     numbers = [in_effect[i] for i in choose(len(in_effect), options.n_edits, options.seed)]
     language_model = load_base(ledger, model, list(layers.values()), options.device, settings)
     examination = _examination(language_model, [facts[number - 1] for number in numbers], options)
+    text = _running_text(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
+    text_before = _read(text, options)
     asked, others_before = _edit_success(language_model, others, options.batch_tokens)
     records = model.manifest.tensors
     weights: dict[str, Tensor] = {
         layers[name].name: stored_tensor(ledger.objects, records[name], digest) for name, digest in state.items()
     }
     language_model.overlay(weights)
-    report = examination.report(before, examination.ask(partial(options.progress, "asking the checkpoint")))
+    asking = partial(options.progress, "asking the checkpoint")
+    report = examination.report(before, examination.ask(asking, base=before))
     _, others_after = _edit_success(language_model, others, options.batch_tokens)
     return Evaluated(
         model=model,
@@ -169,6 +199,31 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
         not_in_effect=gone,
         others=OtherFacts(len(beside), asked, others_before, others_after),
         warnings=[],
+        facts_digest=FactSet(tuple(facts), source="").digest,
+        overlap=_overlap_of_entry(ledger, editor, report),
+        drift=None if text is None else text.drift(text_before, _read(text, options)),
+        method=None if editor is None else method_of(editor.config).name,
+    )
+
+
+def keep(ledger: Ledger, evaluated: Evaluated, asked_for: Mapping[str, Any], device: str, command: str) -> Evaluation:
+    """Write an evaluation into the ledger, open for writing: its scores, and of each fact every answer.
+
+    Nothing else of the ledger is touched, and no checkpoint. Args: asked_for: the options, as `--json` shows them.
+    """
+    said = {**asked_for, **evaluated.as_dict()}
+    facts = said.pop("facts")
+    del said["groups"]  # which follow from the facts
+    return keep_evaluation(
+        ledger,
+        facts,
+        model_id=evaluated.model.id,
+        facts_digest=evaluated.facts_digest,
+        details={"scores": said, **environment(device)},
+        entry_id=None if evaluated.entry is None else evaluated.entry.id,
+        editor_id=evaluated.editor,
+        source=evaluated.source,
+        command=command,
     )
 
 
@@ -179,9 +234,94 @@ def choose(available: int, wanted: int | None, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(available), wanted))
 
 
-def _editor(db: sqlite3.Connection, model: ModelRecord, named: str | None) -> EditorRecord:
-    """The editor of a file's evaluation: any of the model's, whichever is in force, since nothing is mixed."""
-    return choose_editor(db, model, named, active_now(db, model) if named is None else ActiveSet({}, None))
+def lessons_of(ledger: Ledger, editor: EditorRecord) -> TrainedOn | None:
+    """What an editor was trained on; None where it does not say. Methods that are not trained have seen nothing."""
+    if not method_of(editor.config).trained:
+        return TrainedOn.of([])
+    return trained_on(check_editor(ledger, editor), editor)
+
+
+def overlap_of(
+    lessons: TrainedOn | None, facts: Sequence[Fact], report: Report, known: int, *, left_out: bool
+) -> Overlap | None:
+    """How scored facts stand to the training, with the scores apart of those that share a subject with it.
+
+    Args:
+        facts: that were asked, as the report has them. known: facts of the whole file with a prompt of the training.
+    """
+    if lessons is None:
+        return None
+    same = [i for i, fact in enumerate(facts) if lessons.knows_subject(fact)]
+    parts = (same, sorted(set(range(len(facts))).difference(same))) if same else ([], [])
+    apart = (report.part(part).six_scores if part else None for part in parts)
+    return Overlap(known, left_out, len(same), lessons.known_unrelated(facts), *apart)
+
+
+def _overlap_of_entry(ledger: Ledger, editor: EditorRecord | None, report: Report) -> Overlap | None:
+    """Nothing is left out: whoever has applied these facts wants to know how they stand."""
+    lessons = None if editor is None else lessons_of(ledger, editor)
+    known = 0 if lessons is None else sum(map(lessons.knows_prompt, report.facts))
+    return overlap_of(lessons, report.facts, report, known, left_out=False)
+
+
+def _free(facts: FactSet, known: Sequence[int]) -> list[int]:
+    """Places of the facts that are not known. Raises UsageError where there are none."""
+    free = sorted(set(range(len(facts))).difference(known))
+    if not free:
+        raise UsageError(
+            f"the editor was trained on all of the {len(facts):,} facts: their scores would say nothing",
+            remedy="evaluate facts that it has not seen, or give --overlap keep to score them all the same",
+        )
+    return free
+
+
+def _require_drift(model: ModelRecord, options: EvaluationOptions) -> None:
+    if options.drift is not None:
+        require_causal(model.architecture.get("task", "causal"))
+
+
+def _running_text(model: LanguageModel, options: EvaluationOptions) -> RunningText | None:
+    return None if options.drift is None else RunningText(model, *options.drift)
+
+
+def _read(text: RunningText | None, options: EvaluationOptions) -> list[float]:
+    if text is None:
+        return []
+    return text.ask(batch_tokens=options.batch_tokens, progress=partial(options.progress, "reading the text"))
+
+
+def _editor(ledger: Ledger, model: ModelRecord, options: EvaluationOptions) -> EditorRecord | None:
+    """The editor of a file's evaluation: any of the model's, whichever is in force, since nothing is mixed.
+
+    None where the method is one whose editors are made, and none of them is kept.
+    """
+    if (request := options.method) is not None:
+        found = find_by_method(ledger, model, request, beside=True)
+        if found is not None or not request.method.trained:
+            return found
+        return editor_by_method(ledger, model, request, [], beside=True).record  # which says that there is none
+    with ledger.read() as db:
+        now = active_now(db, model) if options.editor is None else ActiveSet({}, None)
+        return choose_editor(db, model, options.editor, now)
+
+
+def _made(ledger: Ledger, model: ModelRecord, facts: Sequence[Fact], options: EvaluationOptions) -> Chosen:
+    """An editor made of the facts that are asked, in memory."""
+    assert options.method is not None
+    request = options.method
+    if options.dtype is not None:
+        settings = request.settings or request.method.settings_class()()
+        request = replace(request, settings=settings.model_copy(update={"dtype": options.dtype}))
+    return editor_by_method(
+        ledger,
+        model,
+        request,
+        facts,
+        beside=True,
+        device=options.device,
+        batch_tokens=options.batch_tokens,
+        progress=options.progress,
+    )
 
 
 def _facts_of(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> Sequence[Fact]:

@@ -13,6 +13,7 @@ from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
+from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.layers import all_layers
 from malmen_cli.operations.provenance import (
     CARD,
@@ -60,6 +61,7 @@ def export(
         raise UsageError("only a LoRA adapter has a rank", remedy="leave --rank out, or add --as lora")
     with ledger.read() as db:
         layers = all_layers(db, model)
+        editor = None if state.entry.editor_id is None else store.editor(db, state.entry.editor_id)
     record = provenance(
         model,
         entry=state.entry.id,
@@ -68,6 +70,7 @@ def export(
         tensors=state.digests,
         layers=layers,
         kind=kind,
+        method="malmen" if editor is None else method_of(editor.config).name,
     )
     if kind == "full":
         with unmoved(ledger, model, checked=True):  # a writer's work would look like damage

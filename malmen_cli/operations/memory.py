@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
-from malmen_cli.config import TrainingConfig
-from malmen_cli.editing.editor import Editor, LayerShape
+from malmen_cli.config import RunSettings, TrainingConfig
+from malmen_cli.editing.editor import LayerShape
 from malmen_cli.language_models.footprint import Footprint, Job, Work, job_of, needs
 from malmen_cli.language_models.placement import Placement, free_memory, place
 from malmen_cli.ledger import Ledger, ModelRecord
+from malmen_cli.methods.per_fact import RowEditor
+from malmen_cli.methods.registry import method_of
+from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.layers import TensorLayer, all_layers
 from malmen_cli.operations.tensors import torch_dtype
 
@@ -21,7 +24,7 @@ def place_model(
     model: ModelRecord,
     layers: Sequence[TensorLayer],
     device: str,
-    settings: TrainingConfig,
+    settings: RunSettings,
     job: Job | None = None,
 ) -> Placement:
     """Where a model goes, with every layer whose weights are ever changed on a device of its own.
@@ -38,15 +41,28 @@ def place_model(
     return place(model.path, device, layers=names, resident=resident, dtype=run_dtype(settings), job=job)
 
 
-def job_for(work: Work, settings: TrainingConfig, facts: int, batch_tokens: int, editor: Editor | None = None) -> Job:
+def job_for(
+    work: Work,
+    settings: RunSettings,
+    facts: int,
+    batch_tokens: int,
+    editor: RowEditor | SetMethod | None = None,
+) -> Job:
     """The job of some facts under an editor's settings; of an editor that is there, with its own preserved keys."""
+    if not isinstance(settings, TrainingConfig):
+        method = method_of({"config": settings.model_dump()})
+        copies = None if method.per_fact else method.load().copies
+        own = max(batch_tokens, getattr(settings, "batch_tokens", 0))
+        return Job(work, max(1, facts), batch_tokens=own, rank=0, blocks=0, preserved_keys=0, copies=copies)
     kept = None
-    if editor is not None:
+    if editor is not None and not isinstance(editor, SetMethod):
         kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)
+    if settings.method == "mend":  # which preserves none
+        kept = 0
     return job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=kept)
 
 
-def needs_for(model: ModelRecord, layers: Sequence[TensorLayer], settings: TrainingConfig, job: Job) -> dict[str, int]:
+def needs_for(model: ModelRecord, layers: Sequence[TensorLayer], settings: RunSettings, job: Job) -> dict[str, int]:
     """Bytes beside the weights that a job cannot do without, for `load_base`."""
     shapes = [LayerShape(layer.name, layer.d_in, layer.d_out) for layer in layers]
     stored = torch_dtype(model.manifest.tensors[layers[0].tensor].dtype)
@@ -65,6 +81,6 @@ def described(planned: Footprint, placement: Placement) -> dict[str, Any]:
     }
 
 
-def run_dtype(settings: TrainingConfig) -> torch.dtype | None:
+def run_dtype(settings: RunSettings) -> torch.dtype | None:
     """What the language model is run in; None for its own."""
     return None if settings.dtype == "auto" else getattr(torch, settings.dtype)

@@ -17,7 +17,7 @@ from malmen_cli.ledger.registration import check_name
 from malmen_cli.operations.layers import TensorLayer, all_layers
 
 if TYPE_CHECKING:
-    from malmen_cli.config import TrainingConfig
+    from malmen_cli.config import RunSettings
     from malmen_cli.language_models.language_model import LanguageModel
     from malmen_cli.language_models.placement import Placement
 
@@ -195,7 +195,7 @@ def load_base(
     model: ModelRecord,
     layers: Sequence[TensorLayer],
     device: str | Placement = "cpu",
-    settings: TrainingConfig | None = None,
+    settings: RunSettings | None = None,
     needs: Mapping[str, int] | None = None,
 ) -> LanguageModel:
     """The language model at its base weights: every tensor that was ever edited is overlaid with its base object.
@@ -209,12 +209,12 @@ def load_base(
     Raises:
         NoRoom: less memory is free; nothing was loaded.
     """
-    from malmen_cli.config import TrainingConfig
+    from malmen_cli.config import RunSettings
     from malmen_cli.language_models.language_model import LanguageModel
     from malmen_cli.operations.memory import place_model, run_dtype
     from malmen_cli.operations.tensors import stored_tensor
 
-    settings = settings or TrainingConfig()
+    settings = settings or RunSettings()
     language_model = LanguageModel(
         model.path,
         layers=[layer.name for layer in layers],

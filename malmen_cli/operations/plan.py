@@ -11,12 +11,17 @@ from typing import Any
 
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import Ledger, ModelRecord, reading
-from malmen_cli.operations.active import Proposal, out_of_range, propose
+from malmen_cli.operations.active import Chosen, Proposal, out_of_range, propose
+
+Choice = Callable[[Ledger], Chosen]
+"""How an editor is chosen where that may make one (`method_editors.editor_by_method`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FactFigures:
     """How one fact of the file sits in the solve. Neither figure predicts whether the edit succeeds.
+
+    Both are None of a method that solves no normal equation.
 
     Attributes:
         known: the model gives the target already, teacher-forced, before this apply.
@@ -29,8 +34,8 @@ class FactFigures:
     target: str
     edit_digest: str
     known: bool
-    residual: float
-    leverage: float
+    residual: float | None
+    leverage: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +92,30 @@ def plan_facts(
     ledger: Ledger,
     model: ModelRecord,
     facts: FactSet,
-    editor: str | None,
+    editor: str | Choice | None,
     attempt: Callable[[Ledger, Proposal], Trial] | None,
-    predict: Callable[[Ledger, Proposal], tuple[Prediction, dict[str, Any]]] | None = None,
+    predict: Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]] | None = None,
 ) -> Plan:
     """Fold the facts into the model's history and, with `attempt` (`trial.attempt`), try the apply in memory.
 
     Without, `predict` (`prediction.predict`) reckons what it would take.
+
+    Args:
+        editor: id or prefix; a call that chooses one; None for the one in force, else the newest.
 
     Raises:
         WrongBase: the checkpoint is not as the ledger's head says. Locked: another process writes to it.
         MalmenError: whatever would stop the apply.
     """
     with reading(ledger, model):
-        proposal = propose(ledger, model, facts, editor)
+        proposal = propose(ledger, model, facts, editor(ledger) if callable(editor) else editor)
         trial = attempt(ledger, proposal) if attempt is not None and proposal.is_needed else None
         prediction, memory = (None, None) if trial is None else (trial.prediction, trial.memory)
         if trial is None and predict is not None and proposal.is_needed:
             prediction, memory = predict(ledger, proposal)
     warnings = [] if trial is None else trial.warnings
+    if trial is None and predict is not None and proposal.is_needed and prediction is None:
+        warnings = ["how long this method takes cannot be told without trying it: leave out --quick"]
     warnings = warnings + out_of_range(proposal.editor, len(proposal.active))
     return Plan(proposal, trial, warnings, prediction, memory)
 

@@ -6,22 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from malmen_cli.checkpoint.safetensors_file import read_header
-from malmen_cli.config import TrainingConfig
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.arithmetic import Passes, arithmetic_of, passes
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers
-from malmen_cli.language_models.footprint import footprint, planned_model, stored_dtype, weight_bytes
+from malmen_cli.language_models.footprint import Job, footprint, planned_model, stored_dtype, weight_bytes
 from malmen_cli.language_models.loading import load_tokenizer, read_config
 from malmen_cli.language_models.tasks import parts_of
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import Ledger, store
+from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal, edit_digests
 from malmen_cli.operations.apply import ApplyOptions
 from malmen_cli.operations.editors import TENSORS, settings_of
@@ -63,12 +62,15 @@ class Reckoned:
         )
 
 
-def predict(options: ApplyOptions) -> Callable[[Ledger, Proposal], tuple[Prediction, dict[str, Any]]]:
-    """What `plan_facts` takes: the prediction, and memory by parts, of an apply with these options."""
+def predict(options: ApplyOptions) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
+    """What `plan_facts` takes: the prediction, and memory by parts, of an apply with these options.
 
-    def predicted(ledger: Ledger, proposal: Proposal) -> tuple[Prediction, dict[str, Any]]:
+    How long a per-set method runs the model depends on how soon it is content: that cannot be told without trying.
+    """
+
+    def predicted(ledger: Ledger, proposal: Proposal) -> tuple[Prediction | None, dict[str, Any]]:
         reckoned = reckon(ledger, proposal, options)
-        return reckoned.prediction(), reckoned.memory
+        return reckoned.prediction() if proposal.editor.per_fact else None, reckoned.memory
 
     return predicted
 
@@ -86,8 +88,7 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     model = planned_model(record.path, config)
     dtype = run_dtype(settings) or stored_dtype(record.path, config)
     layers = layers_of(proposal.editor.config)
-    path = ledger.workspace.editors / proposal.editor.id / TENSORS
-    anchors = _anchors(path, len(layers))
+    anchors, size = _anchors(ledger, proposal, len(layers))
     job = replace(
         job_for("apply", settings, len(proposal.active), options.batch_tokens), preserved_keys=max(anchors, default=0)
     )
@@ -97,7 +98,7 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     parts = parts_of(model, tokenizer, device, chat=settings.chat_template, end_of_text=settings.end_of_text)
     found = edited_layers(model, config.model_type, [layer.name for layer in layers])
     texts = _Texts(parts.tokenizing, options.batch_tokens)
-    counts = _counts(ledger, proposal, options, model, found, texts, settings, anchors, dtype, path.stat().st_size)
+    counts = _counts(ledger, proposal, options, model, found, texts, job, anchors, dtype, size)
     start = time.process_time() - texts.seconds
     length = round(counts.asked.answer / max(1, counts.asked.texts))
     first = counts.layers[0]
@@ -124,7 +125,7 @@ def _counts(
     model: nn.Module,
     layers: Sequence[EditedLayer],
     texts: _Texts,
-    settings: TrainingConfig,
+    job: Job,
     anchors: Sequence[int],
     dtype: torch.dtype,
     editor: int,
@@ -144,7 +145,9 @@ def _counts(
     capture = (own if len(fresh) == len(some) else texts.own(fresh)).times(factor)
     asked = own.times(factor) + others.times(factor)
     of_old = texts.own(list(old.values()))
-    new = {"encoder": capture.encoded, "answer": capture.labels}
+    # MEND's rows are those of all tokens, the last block's few taken to be as many.
+    everywhere = method_of(proposal.editor.config).name == "mend"
+    new = {"encoder": capture.encoded, "answer": capture.answer if everywhere else capture.labels}
     names = {layer.name: layer for layer in layers_of(proposal.editor.config)}
     tensors = [names[layer.name].tensor for layer in layers]
     counted = []
@@ -172,8 +175,8 @@ def _counts(
         old=of_old,
         answers=texts.answers(facts[: options.sample]),
         texts=asked.texts + of_old.texts,
-        rank=settings.editor.rank,
-        blocks=settings.editor.blocks,
+        rank=job.rank,
+        blocks=job.blocks,
         weights=weight_bytes(model, dtype),
         checkpoint=sum(weights.size for weights in manifest.weights.values()),
         shards=sum(sizes),
@@ -182,11 +185,14 @@ def _counts(
     )
 
 
-def _anchors(editor: Path, layers: int) -> list[int]:
-    """Rows of preserved keys per layer of an editor, by the header of its file."""
-    slots = read_header(editor).slots
+def _anchors(ledger: Ledger, proposal: Proposal, layers: int) -> tuple[list[int], int]:
+    """Rows of preserved keys per layer of an editor, by the header of its file, and the file's bytes."""
+    if proposal.made is not None:  # of a method that has none
+        return [0] * layers, len(proposal.made.files[TENSORS])
+    path = ledger.workspace.editors / proposal.editor.id / TENSORS
+    slots = read_header(path).slots
     names = [f"preserved.{layer}.keys" for layer in range(layers)]
-    return [slots[name].shape[0] if name in slots and slots[name].shape else 0 for name in names]
+    return [slots[x].shape[0] if x in slots and slots[x].shape else 0 for x in names], path.stat().st_size
 
 
 class _Texts:

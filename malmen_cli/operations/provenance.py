@@ -10,6 +10,7 @@ from malmen_cli import __version__
 from malmen_cli.checkpoint.digests import digest_json, short
 from malmen_cli.facts import Fact, printable
 from malmen_cli.ledger import FactRef, ModelRecord, active_digest
+from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.layers import TensorLayer, layers_of
 
 ExportKind = Literal["full", "delta", "lora"]
@@ -18,8 +19,6 @@ PROVENANCE, CARD = "malmen.json", "README.md"
 FORMAT = 1
 LISTED = 5
 """Facts that a model card lists."""
-
-_PAPER = "MALMEN (Tan, Zhang and Fu, ICLR 2024, https://arxiv.org/abs/2311.04661)"
 
 
 def provenance(
@@ -31,6 +30,7 @@ def provenance(
     tensors: Mapping[str, str],
     layers: Iterable[TensorLayer] = (),
     kind: ExportKind = "full",
+    method: str = "malmen",
 ) -> dict[str, Any]:
     """What an edited state is and what it was made from, by digests; the schema only ever grows.
 
@@ -38,6 +38,7 @@ def provenance(
         entry: id of the entry whose state it is; None for one that no entry made. active: its facts, by prompt.
         tensors: digests of the tensors after the edit; those that are as in the base are left out.
         layers: layers besides those of the registration, for the orientation of their tensors.
+        method: the editor's.
     """
     known = {layer.tensor: layer for layer in [*layers_of(model.architecture), *layers]}
     edited = {}
@@ -63,6 +64,7 @@ def provenance(
         "base_digest": model.base_digest,
         "entry": entry,
         "editor": editor if active else None,
+        "method": method if active else None,
         "active_digest": active_digest(editor, active),
         "facts": {
             "count": len(active),
@@ -106,7 +108,7 @@ def model_card(
         f"- base: {name}, digest `{record['base_digest']}`",
         f"- state: {named}, {count:,} active fact{'' if count == 1 else 's'}",
         f"- editor: {'none' if record['editor'] is None else '`' + record['editor'] + '`'}",
-        f"- method: {_PAPER}, by malmen {record['malmen']}",
+        f"- method: {_paper(record.get('method'))}, by malmen {record['malmen']}",
         f"- edited tensors: {len(record['tensors'])}, each with its digests before and after in {_details(kind)}",
     ]
     if "rank" in record:
@@ -121,6 +123,10 @@ def model_card(
     lines += ["", "## Undo and verify", "", *_undo(kind, entry, count)]
     lines += ["", "## License", "", "As the base model's: an edit gives nobody other rights.", ""]
     return "\n".join(lines)
+
+
+def _paper(method: str | None) -> str:
+    return METHODS["malmen" if method is None else method].paper
 
 
 def _what(kind: ExportKind, name: str) -> str:

@@ -18,9 +18,10 @@ from malmen_cli.ledger import (
     store,
     writing,
 )
-from malmen_cli.operations.active import active_now, out_of_range, require_room_ahead
+from malmen_cli.operations.active import Chosen, active_now, out_of_range, require_room_ahead
 from malmen_cli.operations.apply import environment
 from malmen_cli.operations.checking import Check, Questions
+from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.workbench import Progress, Workbench, facts_of_active, silent
 
 
@@ -45,7 +46,7 @@ class Rebased:
 def rebase(
     ledger: Ledger,
     model: ModelRecord,
-    editor: str,
+    editor: str | MethodRequest,
     command: str,
     *,
     device: str = "cpu",
@@ -60,7 +61,8 @@ def rebase(
     Layers that the former editor edited and this one leaves out go back to the base.
 
     Args:
-        editor: id or prefix. check_facts: most active facts asked before and after. sample: of those, shown.
+        editor: id or prefix; or a method, whose newest editor is taken, or made from the active facts.
+        check_facts: most active facts asked before and after. sample: of those, shown.
 
     Raises:
         UnknownName: there is no such editor. UsageError: it belongs to another model.
@@ -68,7 +70,23 @@ def rebase(
     with writing(ledger, model, command, timeout=lock_timeout) as settlement, ExitStack() as stack:
         with ledger.read() as db:
             now = active_now(db, model)
-            record = store.editor(db, editor)
+        if isinstance(editor, MethodRequest):
+            active = facts_of_active(ledger, now.facts)
+            chosen = editor_by_method(
+                ledger,
+                model,
+                editor,
+                active,
+                beside=True,
+                make=bool(active),
+                device=device,
+                batch_tokens=batch_tokens,
+                progress=progress,
+            )
+        else:
+            with ledger.read() as db:
+                chosen = Chosen(store.editor(db, editor))
+        record = chosen.record
         if record.model_id != model.id:
             raise UsageError(
                 f"editor {record.id} belongs to another model", remedy="malmen models show lists a model's."
@@ -86,6 +104,7 @@ def rebase(
                 batch_tokens=batch_tokens,
                 store_rows=True,
                 progress=progress,
+                made=chosen.made,
             )
         )
         facts = facts_of_active(ledger, now.facts)
@@ -97,7 +116,10 @@ def rebase(
         check = questions.check(*before)
         own = {layer.tensor for layer in bench.layers}
         restored = [change.name for change in solved.changes if change.name not in own]
-        warnings = solved.warnings + out_of_range(record, len(bench.edits))
+        made = [] if chosen.made is None else chosen.made.warnings
+        warnings = [*made, *solved.warnings, *out_of_range(record, len(bench.edits))]
+        if chosen.made is not None:
+            record = chosen.made.keep(ledger, model)
         entry = commit_entry(
             ledger,
             EntryDraft(

@@ -2,7 +2,8 @@
 
 Where the resulting active set was in force before (the newest entry reverted, everything reverted), its bytes come from
 the objects and neither torch nor the model is loaded; else the stored rows of what remains are solved again. The
-language model is loaded only where a fact comes back that the editor in force has no rows of, as after a rebase.
+language model is loaded only where a fact comes back that the editor in force has no rows of, as after a rebase, and
+for a method that keeps no rows.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Reverted:
 
     Attributes:
         removed, revived: facts that left and that came (back) into force. solved: the rest was solved again.
+        anew: it was made anew with the language model, by a method that keeps no rows.
     """
 
     entry: Entry
@@ -57,6 +59,7 @@ class Reverted:
     solved: bool
     warnings: list[str]
     settlement: Settlement | None
+    anew: bool = False
 
 
 def revert_entry(
@@ -107,6 +110,7 @@ def revert_entry(
             newest = store.deltas_of(db, head.id)
         warnings: list[str] = []
         rows: list[NewRows] = []
+        anew = False
         if wanted is not None:
             changes = revert_from_objects(ledger, model, wanted)
             # Undoing the newest entry moves every weight back by as much as it had moved.
@@ -130,6 +134,7 @@ def revert_entry(
                 bench.capture(facts_of_active(ledger, active), recorded=taken)
             solved = bench.solve()
             changes, deltas, rows, warnings = solved.changes, solved.deltas, bench.fresh, solved.warnings
+            anew = not editor.per_fact
         entry = commit_entry(
             ledger,
             EntryDraft(
@@ -145,7 +150,7 @@ def revert_entry(
                 command=command,
                 details={
                     "facts": {"taken_out": len(chosen), "active": len(active)},
-                    "from": "objects" if wanted is not None else "rows",
+                    "from": "objects" if wanted is not None else "model" if anew else "rows",
                     "warnings": warnings,
                 },
             ),
@@ -160,6 +165,7 @@ def revert_entry(
             solved=wanted is None,
             warnings=warnings,
             settlement=settlement,
+            anew=anew,
         )
 
 

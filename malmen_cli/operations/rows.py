@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import reduce
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from malmen_cli.checkpoint.durable import FREE_SPACE, Need, require_space
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
-from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
@@ -24,6 +23,7 @@ from malmen_cli.ledger.objects import Checked, ObjectStore
 from malmen_cli.ledger.records import NewRows, RowSlice
 from malmen_cli.ledger.row_files import RowFile, RowSpans, row_file_size
 from malmen_cli.ledger.staged import StagedObject, temporary_folder
+from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.tensors import DTYPES
 
@@ -36,7 +36,7 @@ _NAMES = {dtype: name for name, dtype in _STORED.items()}
 
 def capture_rows(
     model: LanguageModel,
-    editor: Editor,
+    editor: RowEditor,
     facts: Sequence[Fact],
     *,
     batch_tokens: int,
@@ -47,7 +47,7 @@ def capture_rows(
 ) -> list[NewRows]:
     """Capture the facts' rows at the base weights into files, one per layer, in the facts' order.
 
-    Keys are kept in the model's dtype, value differences in float32.
+    Keys are kept in what the editor keeps them in, the model's dtype; value differences in float32.
 
     Args:
         texts: the facts' edit prompts, where they are tokenised already.
@@ -62,10 +62,11 @@ def capture_rows(
     if texts is None:
         texts = PackedTexts(model.tokenizing(fact.prompt, fact.target) for fact in facts)
     edits = [fact.edit_digest for fact in facts]
-    stacks = dict.fromkeys(layer.stack for layer in model.layers)
-    spans = {stack: RowSpans(edits, (text.rows(stack) for text in texts)) for stack in stacks}
-    of_layers = [spans[layer.stack] for layer in model.layers]
-    shapes = [((_NAMES[model.dtype], layer.shape.d_in), ("F32", layer.shape.d_out)) for layer in model.layers]
+    kinds = [(layer.stack, wide) for layer, wide in zip(model.layers, model.spread(editor.everywhere), strict=True)]
+    spans = {kind: RowSpans(edits, (text.rows(*kind) for text in texts)) for kind in dict.fromkeys(kinds)}
+    of_layers = [spans[kind] for kind in kinds]
+    dtype = editor.key_dtype(model.dtype)
+    shapes = [((_NAMES[dtype], layer.shape.d_in), ("F32", layer.shape.d_out)) for layer in model.layers]
     sizes = [row_file_size(rows.rows, *shape) for rows, shape in zip(of_layers, shapes, strict=True)]
     if require_room is not None:
         require_room(sizes)
@@ -80,16 +81,17 @@ def capture_rows(
         for rows, shape in zip(of_layers, shapes, strict=True):
             staged.append(StagedObject(None if objects is None else objects.root))
             files.append(RowFile(staged[-1], rows.rows, *shape))
+        capture = partial(model.capture, batch_tokens=batch_tokens, everywhere=editor.everywhere)
         with torch.no_grad():
             for start in range(0, len(texts), BLOCK):
                 block = texts[start : start + BLOCK]
-                for batch, rows_of_batch in model.capture(block, batch_tokens=batch_tokens):
+                for batch, rows_of_batch in capture(block):
                     places = [start + row for row in batch.rows]
                     for index, file in enumerate(files):
                         keys = rows_of_batch.keys[index]
                         with model.autocast():
-                            diffs = editor.value_diffs(index, keys, rows_of_batch.value_grads[index])
-                        _write(file, of_layers[index], places, keys.to(model.dtype), diffs.float(), facts)
+                            keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
+                        _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [
             NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)

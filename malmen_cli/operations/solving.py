@@ -1,7 +1,8 @@
 """From stored rows to new tensors: the solve over all active facts, without the language model.
 
 The rows of the active facts are summed in the order of their digests, whatever order the facts were applied in, so
-that entries which share no prompt commute bit for bit.
+that entries which share no prompt commute bit for bit. Shifts that a per-set method has made become new tensors here
+too.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor
 from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.editing.change import change_figures
-from malmen_cli.editing.editor import Editor
-from malmen_cli.editing.normal_equation import CONDITION_LIMIT, Solution
+from malmen_cli.editing.normal_equation import CONDITION_LIMIT
 from malmen_cli.errors import NumericalFailure, VerificationFailed
 from malmen_cli.ledger import Ledger
 from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
+from malmen_cli.methods.per_fact import Answer, RowEditor
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes, torch_dtype
@@ -29,7 +30,7 @@ from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes, 
 CHUNK = 1024
 """Facts per chunk of rows fed to the normal equation."""
 
-Inspector = Callable[[TensorLayer, Solution, Callable[[], Iterator[tuple[Tensor, Tensor]]]], None]
+Inspector = Callable[[TensorLayer, Answer, Callable[[], Iterator[tuple[Tensor, Tensor]]]], None]
 """Called with a layer, its solution, and a way to read the layer's rows (u, d) once more, chunk by chunk."""
 
 FAR_OFF = 10.0
@@ -53,7 +54,7 @@ class Solved:
 def solve_active(
     ledger: Ledger,
     model: ModelRecord,
-    editor: Editor,
+    editor: RowEditor,
     layers: Sequence[TensorLayer],
     rows: Callable[[str], Sequence[RowSlice]],
     read: RowReader,
@@ -71,10 +72,8 @@ def solve_active(
     Raises:
         NumericalFailure: a solve failed, or an edited weight is not finite. VerificationFailed: a damaged object.
     """
-    changes, deltas, weights, figures, warnings = [], [], {}, {}, []
+    tensors = _Tensors(ledger, model, state)
     for index, layer in enumerate(layers):
-        record = model.manifest.tensors[layer.tensor]
-        dtype = torch_dtype(record.dtype)
         equation = editor.equation(index)
         slices = rows(layer.name)
         for keys, value_diffs in _chunks(slices, read):
@@ -88,10 +87,71 @@ def solve_active(
             inspect(layer, solution, partial(_chunks, slices, read))
         read.close_layer()
         editor.forget(index)
-        shift = solution.param_shift.cpu()
+        condition = solution.condition_number
+        if condition > CONDITION_LIMIT:
+            tensors.warn(f"{layer.name}: the normal equation is ill-conditioned (condition number {condition:.1e})")
+        tensors.add(
+            layer,
+            solution.param_shift,
+            figures={
+                "rows": equation.n,
+                "form": solution.form,
+                "residual": solution.residual,
+                "condition_number": condition,
+            },
+            ridge=solution.ridge,
+            step_size=float(editor.step_size(index)),
+            preserved_strength=solution.preserved_strength,
+        )
+    return tensors.solved
+
+
+def solved_from_shifts(
+    ledger: Ledger,
+    model: ModelRecord,
+    layers: Sequence[TensorLayer],
+    shifts: Sequence[Tensor],
+    state: Mapping[str, str],
+    facts: int,
+) -> Solved:
+    """W0 + S per layer, of shifts (d_in, d_out) that a per-set method has made of so many facts.
+
+    Raises:
+        NumericalFailure: an edited weight is not finite.
+    """
+    tensors = _Tensors(ledger, model, state)
+    for layer, shift in zip(layers, shifts, strict=True):
+        tensors.add(layer, shift, figures={"facts": facts, "form": "per set"})
+    return tensors.solved
+
+
+class _Tensors:
+    """Collects what becomes of each layer's tensor: W0 + S rounded, and the figures of that."""
+
+    def __init__(self, ledger: Ledger, model: ModelRecord, state: Mapping[str, str]) -> None:
+        self._ledger, self._model, self._state = ledger, model, state
+        self.solved = Solved([], [], {}, [], {})
+
+    def warn(self, words: str) -> None:
+        self.solved.warnings.append(words)
+
+    def add(
+        self,
+        layer: TensorLayer,
+        param_shift: Tensor,
+        *,
+        figures: dict[str, Any],
+        ridge: float | None = None,
+        step_size: float | None = None,
+        preserved_strength: float | None = None,
+    ) -> None:
+        """Raises NumericalFailure where an edited weight is not finite."""
+        record = self._model.manifest.tensors[layer.tensor]
+        dtype = torch_dtype(record.dtype)
+        shift = param_shift.cpu()
         if layer.transposed:
             shift = shift.T
-        original = base_tensor(ledger, model, layer.tensor)
+        original = base_tensor(self._ledger, self._model, layer.tensor)
         edited = (original.float() + shift.float()).to(dtype)
         if not bool(torch.isfinite(edited).all()):
             raise NumericalFailure(
@@ -99,39 +159,29 @@ def solve_active(
                 remedy="The shift is out of the dtype's range: apply fewer facts, or train the editor again.",
             )
         data = to_bytes(edited)
-        before = state.get(layer.tensor, record.digest)
-        changes.append(TensorChange(layer.tensor, before, digest_bytes(data), data))
-        previous = original if before == record.digest else stored_tensor(ledger.objects, record, before)
+        before = self._state.get(layer.tensor, record.digest)
+        self.solved.changes.append(TensorChange(layer.tensor, before, digest_bytes(data), data))
+        previous = original if before == record.digest else stored_tensor(self._ledger.objects, record, before)
         lost = rounding_loss(original, edited, shift)
-        deltas.append(
-            ParameterDelta(
-                tensor=layer.tensor,
-                before=before,
-                after=changes[-1].after,
-                **change_figures(previous, edited, original),
-                rounding_loss=lost,
-                ridge=solution.ridge,
-                step_size=float(editor.step_size(index)),
-                preserved_strength=solution.preserved_strength,
-            )
+        delta = ParameterDelta(
+            tensor=layer.tensor,
+            before=before,
+            after=self.solved.changes[-1].after,
+            **change_figures(previous, edited, original),
+            rounding_loss=lost,
+            ridge=ridge,
+            step_size=step_size,
+            preserved_strength=preserved_strength,
         )
-        condition = solution.condition_number
-        figures[layer.name] = {
-            "rows": equation.n,
-            "form": solution.form,
-            "residual": solution.residual,
-            "condition_number": condition,
-        }
-        if condition > CONDITION_LIMIT:
-            warnings.append(f"{layer.name}: the normal equation is ill-conditioned (condition number {condition:.1e})")
+        self.solved.deltas.append(delta)
+        self.solved.figures[layer.name] = figures
         if lost > MOSTLY_LOST:
-            warnings.append(f"{layer.name}: rounding to {record.dtype} lost {lost:.0%} of the edit")
-        if (relative := deltas[-1].relative_norm or 0.0) > FAR_OFF:
-            warnings.append(
+            self.warn(f"{layer.name}: rounding to {record.dtype} lost {lost:.0%} of the edit")
+        if (relative := delta.relative_norm or 0.0) > FAR_OFF:
+            self.warn(
                 f"{layer.name}: the entry moves it by {relative:.0f} times its own norm: expect harm to other answers"
             )
-        weights[layer.name] = edited
-    return Solved(changes, deltas, figures, warnings, weights)
+        self.solved.weights[layer.name] = edited
 
 
 def _chunks(slices: Sequence[RowSlice], read: RowReader) -> Iterator[tuple[Tensor, Tensor]]:

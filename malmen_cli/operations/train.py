@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,18 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
-from malmen_cli.checkpoint.durable import fsync_folder, in_words, make_folders, require_writable, write_durably
+from malmen_cli.checkpoint.digests import digest_json, short
+from malmen_cli.checkpoint.durable import make_folders, require_writable
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.config import TrainingConfig
 from malmen_cli.errors import UsageError, WrongBase
+from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.facts import FactSet
-from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store, writing
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, writing
 from malmen_cli.ledger.training_runs import write_note
 from malmen_cli.operations.apply import environment
-from malmen_cli.operations.editors import DESCRIPTION, TENSORS, editor_files
-from malmen_cli.operations.layers import TensorLayer, layers_of
-from malmen_cli.operations.matching import match_tensor, stored_dtype_of
+from malmen_cli.operations.editors import editor_files
+from malmen_cli.operations.keeping import chosen_layers, keep_editor
+from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
 from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
@@ -64,7 +64,7 @@ def train_editor(
         raise UsageError("a run needs an end", remedy="Give --steps or --minutes.")
     # Settled, and as the ledger says, while the base is read; training itself needs the checkpoint no more.
     with writing(ledger, model, command, lock_timeout):
-        chosen = _layers(ledger, model, layers)
+        chosen = chosen_layers(ledger, model, layers)
         job = job_for("train", config, len(facts), config.batch_tokens)
         # Before they are tokenised nobody knows how many unrelated prompts there are: what may fit is not refused.
         trained_on = int(len(facts) * (1 - config.held_out))
@@ -85,7 +85,7 @@ def train_editor(
         trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
         files = editor_files(trained.editor, model, chosen, config, _log(facts, split, trained, placement.device))
         with ledger.hold(command):
-            record = _keep(ledger, model, files)
+            record = keep_editor(ledger, model, files)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedEditor(record, trained, split)
 
@@ -117,6 +117,7 @@ def _log(facts: FactSet, split: Split, trained: Trained, device: str) -> dict[st
         "facts_seen": trained.progress.facts,
         "seconds": round(trained.progress.elapsed, 1),
         "history": trained.progress.history,
+        "saw": TrainedOn.of(split.trained).as_dict(),
         **environment(device),
     }
 
@@ -127,47 +128,3 @@ def run_folder(
     """Where a run keeps its features and its resumable state: one folder per model, facts, layers and settings."""
     identity = [model.base_digest, facts.digest, config.model_dump(mode="json"), [layer.name for layer in layers]]
     return ledger.workspace.training / short(digest_json(identity))
-
-
-def _layers(ledger: Ledger, model: ModelRecord, globs: list[str] | None) -> list[TensorLayer]:
-    if globs is None:
-        return layers_of(model.architecture)
-    from malmen_cli.language_models.language_model import LanguageModel
-
-    with ledger.read() as db:
-        state = store.state(db, model.id)
-    if any(digest != model.manifest.tensors[name].digest for name, digest in state.items()):
-        # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
-        raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
-    language_model = LanguageModel(model.path, layers=globs, dtype=stored_dtype_of(model.manifest))
-    language_model.require_usable()
-    return [match_tensor(model.manifest, layer) for layer in language_model.layers]
-
-
-def _keep(ledger: Ledger, model: ModelRecord, files: dict[str, bytes]) -> EditorRecord:
-    """Put an editor's folder in place in one step, then its row.
-
-    Its id is the digest of what it is (tensors, base, layers, settings, model), not of how long that took: training the
-    same editor again finds the one that is there.
-    """
-    description = json.loads(files[DESCRIPTION])
-    identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
-    editor_id = short(digest_json([identity, digest_bytes(files[TENSORS])]))
-    with ledger.read() as db:
-        for editor in store.editors(db, model.id):
-            if editor.id == editor_id:
-                check_editor(ledger, editor)
-                return editor
-    final = ledger.workspace.editors / editor_id
-    if not final.exists():
-        temporary = ledger.workspace.editors / f".{editor_id}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        with in_words(final):
-            temporary.mkdir()
-            for name, data in files.items():
-                write_durably(temporary / name, data)
-            temporary.rename(final)
-    fsync_folder(final.parent)  # whoever put it there may have been killed before this
-    scores = max(description["training"]["history"], key=lambda record: record["summary"])
-    config = {name: description[name] for name in ("layers", "config")}
-    return add_editor(ledger, model, editor_id, config=config, scores=scores)

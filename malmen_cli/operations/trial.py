@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from malmen_cli.editing.normal_equation import Solution
+from malmen_cli.editing.solution import Solution
 from malmen_cli.evaluation.metrics import agreement, mean, token_accuracy
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.block_rates import clock_of
 from malmen_cli.ledger import Ledger, ModelRecord
+from malmen_cli.methods.per_fact import Answer
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.layers import TensorLayer
@@ -45,12 +46,14 @@ def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Tr
     solved = bench.solve(inspect=watch)
     times.append(clock() - watch.seconds)
     took = {phase: times[i + 1] - times[i] for i, phase in enumerate(("load", "capture", "ask", "solve"))}
+    if proposal.made is not None:  # which the apply will do as well
+        took["load"] += proposal.made.seconds
     return Trial(
         figures=watch.figures(facts, [share == 1 for share in known]),
         edit_success=mean(known),
         prediction=_predict(proposal.model, bench, solved, reckoned, took),
         solve=solved.figures,
-        warnings=solved.warnings,
+        warnings=[*(proposal.made.warnings if proposal.made is not None else []), *solved.warnings],
         memory=reckoned.memory,
     )
 
@@ -67,20 +70,25 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
 
 
 class _Watch:
-    """Collects residuals and leverages per edit while the layers are solved, one after another."""
+    """Collects residuals and leverages per edit while the layers are solved, one after another.
+
+    Methods that solve no normal equation have neither.
+    """
 
     def __init__(self, bench: Workbench, clock: Callable[[], float]) -> None:
         self._bench, self._clock = bench, clock
         self.seconds = 0.0  # that an apply does not take
-        self._counts: list[int] = []
+        self._seen = False
         self._missed = torch.zeros(len(bench.edits), dtype=torch.float64)
         self._wanted = torch.zeros(len(bench.edits), dtype=torch.float64)
         self._leverage = torch.zeros(len(bench.edits), dtype=torch.float64)
 
     def __call__(
-        self, layer: TensorLayer, solution: Solution, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]]
+        self, layer: TensorLayer, solution: Answer, chunks: Callable[[], Iterator[tuple[Tensor, Tensor]]]
     ) -> None:
-        began = self._clock()
+        if not isinstance(solution, Solution):
+            return
+        began, self._seen = self._clock(), True
         counts = torch.tensor([row.count for row in self._bench.rows(layer.name)])
         fact = torch.repeat_interleave(torch.arange(len(counts)), counts)
         missed, wanted = [], []
@@ -101,11 +109,8 @@ class _Watch:
         found = []
         for fact, knows in zip(facts, known, strict=True):
             i = place[fact.edit_digest]
-            found.append(
-                FactFigures(
-                    fact.prompt, fact.target, fact.edit_digest, knows, float(residual[i]), float(self._leverage[i])
-                )
-            )
+            figures = (float(residual[i]), float(self._leverage[i])) if self._seen else (None, None)
+            found.append(FactFigures(fact.prompt, fact.target, fact.edit_digest, knows, *figures))
         return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
 from malmen_cli.ledger.row_files import RowTable
+from malmen_cli.methods.per_fact import RowEditor
+from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import edit_digests, require_room_ahead
 from malmen_cli.operations.checking import NAMED
 from malmen_cli.operations.editors import load_editor, settings_of
@@ -28,8 +30,11 @@ from malmen_cli.operations.memory import job_for, needs_for, place_model, run_dt
 from malmen_cli.operations.models import load_base
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.rows import RowReader, capture_rows
-from malmen_cli.operations.solving import Inspector, Solved, solve_active
+from malmen_cli.operations.solving import Inspector, Solved, solve_active, solved_from_shifts
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes
+
+if TYPE_CHECKING:
+    from malmen_cli.operations.method_editors import Made
 
 LOOKED_UP = 1024
 """Edits whose stored rows the ledger is asked for at a time."""
@@ -58,6 +63,7 @@ class Workbench:
         batch_tokens: padded tokens per batch of the language model.
         store_rows: whether rows that are captured are to be stored: they are written among the objects then, as
             temporary files, else outside the workspace.
+        made: of an editor that is kept nowhere yet.
     """
 
     def __init__(
@@ -71,14 +77,18 @@ class Workbench:
         batch_tokens: int = 1024,
         store_rows: bool = False,
         progress: Progress = silent,
+        made: Made | None = None,
     ) -> None:
-        self.ledger, self.model, self.record = ledger, model, record
+        self.ledger, self.model, self.record, self._made = ledger, model, record, made
+        self._active, self._noted = active, tuple[Fact, ...]()
         self.settings = settings_of(record)
         job = job_for("apply", self.settings, len(active), batch_tokens)
         self.placement = place_model(ledger, model, layers_of(record.config), device, self.settings, job)
         self.device = torch.device(self.placement.device)
         self.batch_tokens, self.store_rows, self.progress = batch_tokens, store_rows, progress
-        self.editor, self.layers = load_editor(check_editor(ledger, record), model, record, self.device)
+        files = check_editor(ledger, record) if made is None else made.files
+        self.editor: RowEditor | SetMethod
+        self.editor, self.layers = load_editor(files, model, record, self.device)
         self.edits = edit_digests(active)
         self._known = {layer.name: RowTable(self.edits) for layer in self.layers}
         with ledger.read() as db:
@@ -124,6 +134,8 @@ class Workbench:
     @cached_property
     def _loaded(self) -> LanguageModel:
         self._held: Mapping[str, str] = {}
+        if self._made is not None:
+            return self._made.language_model
         return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, self._needs())
 
     def _needs(self) -> dict[str, int]:
@@ -134,13 +146,20 @@ class Workbench:
         return job_for("apply", self.settings, len(self.edits), self.batch_tokens, self.editor)
 
     def without_rows(self) -> set[str]:
-        """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more."""
+        """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more.
+
+        None where its method keeps no rows.
+        """
+        if isinstance(self.editor, SetMethod):
+            return set()
         return {edit for table in self._known.values() for edit in table.missing()}
 
     def capture(
         self, facts: Iterable[Fact], texts: Sequence[Tokens] | None = None, recorded: FactSet | None = None
     ) -> None:
         """Capture at the base weights, into `fresh`, the rows of those facts that have none yet.
+
+        Of a method that keeps no rows, only refuse facts that it cannot edit.
 
         Args:
             texts: the facts' edit prompts, where they are tokenised already. recorded: the facts that the entry will
@@ -151,6 +170,10 @@ class Workbench:
                 row that is not finite. UsageError: a fact too long for the model.
         """
         facts, wanted = tuple(facts), self.without_rows()
+        if isinstance(self.editor, SetMethod):
+            self._noted = facts
+            self.editor.check(self._loaded, facts)
+            return
         places = [place for place, fact in enumerate(facts) if fact.edit_digest in wanted]
         if not places:
             return
@@ -198,22 +221,39 @@ class Workbench:
         Args:
             inspect: called per layer with what was solved, for `plan`.
         """
-        solved = solve_active(
-            self.ledger,
-            self.model,
-            self.editor,
-            self.layers,
-            self.rows,
-            RowReader(self.ledger.objects, self.fresh),
-            self.state,
-            self.device,
-            inspect=inspect,
-        )
+        if isinstance(self.editor, SetMethod):
+            solved = self._made_anew(self.editor)
+        else:
+            solved = solve_active(
+                self.ledger,
+                self.model,
+                self.editor,
+                self.layers,
+                self.rows,
+                RowReader(self.ledger.objects, self.fresh),
+                self.state,
+                self.device,
+                inspect=inspect,
+            )
         own = {layer.tensor for layer in self.layers}
         restored = [layer for layer in self._touched if layer.tensor not in own and not self._at_base(layer)]
         weights = {layer.name: base_tensor(self.ledger, self.model, layer.tensor) for layer in restored}
         changes = [self._restoration(layer, weights[layer.name]) for layer in restored]
         return replace(solved, changes=[*solved.changes, *changes], weights={**solved.weights, **weights})
+
+    def _made_anew(self, method: SetMethod) -> Solved:
+        """Shifts of all active facts from the base weights, with the language model, which then is as it was."""
+        facts = facts_of_active(self.ledger, self._active, self._noted)
+        if not facts:
+            shifts = [torch.zeros(layer.d_in, layer.d_out) for layer in self.layers]
+        else:
+            model, held = self._loaded, self._held
+            self._hold({})
+            try:
+                shifts = method.shifts(model, facts, progress=self.progress)
+            finally:
+                self._hold(held)
+        return solved_from_shifts(self.ledger, self.model, self.layers, shifts, self.state, len(facts))
 
     def _at_base(self, layer: TensorLayer) -> bool:
         base = self.model.manifest.tensors[layer.tensor].digest
@@ -240,8 +280,14 @@ class Workbench:
         self._held = state
 
 
-def facts_of_active(ledger: Ledger, active: Mapping[str, FactRef]) -> Sequence[Fact]:
-    """The active facts in full, in the order of their edit digests."""
+def facts_of_active(ledger: Ledger, active: Mapping[str, FactRef], new: Iterable[Fact] = ()) -> Sequence[Fact]:
+    """The active facts in full, in the order of their edit digests.
+
+    Args:
+        new: facts that the ledger may not have yet.
+    """
+    digests = {fact.fact_digest for fact in active.values()}
+    found = {fact.digest: fact for fact in new if fact.digest in digests}
     with ledger.read() as db:
-        found = store.facts_with(db, [fact.fact_digest for fact in active.values()])
+        found |= store.facts_with(db, sorted(digests - found.keys()))
     return sorted(found.values(), key=lambda fact: fact.edit_digest)

@@ -43,6 +43,7 @@ class Features:
         kept_states: bytes of hidden states kept at most.
         asked: whether edit prompts are passed through the edited model too, so that their hidden states are worth
             keeping.
+        everywhere: edit prompts give rows at every token whose value gradient is not zero.
         progress: called with (done, all) texts.
 
     Raises:
@@ -59,10 +60,12 @@ class Features:
         kept_states: int,
         references: bool = True,
         asked: bool = True,
+        everywhere: bool = False,
         reuse: bool = False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        sizes = table_sizes(model, rows, kept_states, references=references, asked=asked)
+        sizes = table_sizes(model, rows, kept_states, references=references, asked=asked, everywhere=everywhere)
+        self._everywhere = everywhere
         made_with = _made_with(model, batch_tokens, sizes)
         reuse = reuse and _completed(folder, made_with)
         if not reuse:
@@ -71,7 +74,8 @@ class Features:
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
         edits, unrelated, self._first_unrelated = _captured(rows, references)
-        self._edit_starts = [_starts(edits, layer) for layer in model.layers]
+        spread = model.spread(everywhere)
+        self._edit_starts = [_starts(edits, layer, wide) for layer, wide in zip(model.layers, spread, strict=True)]
         self._unrelated_starts = [_starts(unrelated, layer) for layer in model.layers]
         self._label_starts = _starts(unrelated)
         self._keys, self._grads, self.unrelated_keys = [], [], []
@@ -105,7 +109,8 @@ class Features:
         write_durably(folder / COMPLETE, made_with)
 
     def _capture_edits(self, model: LanguageModel, texts: Sequence[Tokens], first: int, batch_tokens: int) -> None:
-        for batch, rows in model.capture(texts, batch_tokens=batch_tokens, lower=True):
+        everywhere = self._everywhere
+        for batch, rows in model.capture(texts, batch_tokens=batch_tokens, lower=True, everywhere=everywhere):
             self._keep(texts, batch, rows)
             for layer, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True)):
                 index = _index(self._edit_starts[layer], [first + row for row in batch.rows])
@@ -152,13 +157,19 @@ class Features:
 
 
 def table_sizes(
-    model: LanguageModel, rows: Sequence[TrainingRow], kept_states: int, *, references: bool = True, asked: bool = True
+    model: LanguageModel,
+    rows: Sequence[TrainingRow],
+    kept_states: int,
+    *,
+    references: bool = True,
+    asked: bool = True,
+    everywhere: bool = False,
 ) -> list[int]:
     """Bytes of each file that `Features` will make, that of the hidden states last."""
     edits, unrelated, _ = _captured(rows, references)
     sizes = [_starts(unrelated)[-1] * model.head.width * model.head.dtype.itemsize]
-    for layer, shape in zip(model.layers, model.shapes, strict=True):
-        n, m = _starts(edits, layer)[-1], _starts(unrelated, layer)[-1]
+    for layer, shape, wide in zip(model.layers, model.shapes, model.spread(everywhere), strict=True):
+        n, m = _starts(edits, layer, wide)[-1], _starts(unrelated, layer)[-1]
         dtype, grad_dtype = _dtypes(model, layer)
         sizes += [
             n * shape.d_in * dtype.itemsize,
@@ -211,9 +222,13 @@ def _index(starts: Sequence[int], texts: Sequence[int]) -> Tensor:
     return torch.cat([torch.arange(starts[t], starts[t + 1]) for t in texts])
 
 
-def _starts(texts: Sequence[Tokens], layer: EditedLayer | None = None) -> list[int]:
-    """Where each text's rows begin in a layer's table, and where the last one's end; without a layer, of its labels."""
+def _starts(texts: Sequence[Tokens], layer: EditedLayer | None = None, wide: bool = False) -> list[int]:
+    """Where each text's rows begin in a layer's table, and where the last one's end; without a layer, of its labels.
+
+    Args:
+        wide: tokens that predict no label give rows too.
+    """
     starts = [0]
     for text in texts:
-        starts.append(starts[-1] + (text.supervised if layer is None else text.rows(layer.stack)))
+        starts.append(starts[-1] + (text.supervised if layer is None else text.rows(layer.stack, wide)))
     return starts

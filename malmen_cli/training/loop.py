@@ -19,6 +19,7 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
 from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.methods.registry import METHODS
 from malmen_cli.training.features import Features, table_sizes
 from malmen_cli.training.rows import Split
 from malmen_cli.training.start import editor_size, untrained_editor
@@ -108,7 +109,7 @@ def require_state(model: LanguageModel, config: TrainingConfig, folder: Path) ->
         UsageError: there is none. UnsafeFile: it is not a state of such a run.
     """
     _require_there(folder / STATE)
-    editor = Editor(
+    editor = kind_of(config)(
         model.shapes, rank=config.editor.rank, blocks=config.editor.blocks, step_size=config.editor.step_size
     )
     load_state(folder / STATE, editor, _optimizer(editor, config))
@@ -142,12 +143,16 @@ def require_space_for_run(model: LanguageModel, split: Split, config: TrainingCo
 
 def _kept_of_training(config: TrainingConfig) -> dict[str, Any]:
     """What `Features` keeps of training rows."""
-    return {"kept_states": int(config.kept_states * GIB), "references": True, "asked": bool(config.edit)}
+    return {**_kept(config), "references": True, "asked": bool(config.edit)}
 
 
 def _kept_of_held_out(config: TrainingConfig) -> dict[str, Any]:
     """The same of held-out rows, which are scored against their targets."""
-    return {"kept_states": int(config.kept_states * GIB), "references": False, "asked": True}
+    return {**_kept(config), "references": False, "asked": True}
+
+
+def _kept(config: TrainingConfig) -> dict[str, Any]:
+    return {"everywhere": kind_of(config).everywhere, "kept_states": int(config.kept_states * GIB)}
 
 
 def _require_there(state: Path) -> None:
@@ -159,6 +164,12 @@ def _require_there(state: Path) -> None:
             remedy="Leave out --resume to start one. Its state is saved with every validation (--save-every) and found "
             "by the same facts, seed and settings; --steps and --minutes are among them.",
         )
+
+
+def kind_of(config: TrainingConfig) -> type[Editor]:
+    """The class of the editors that these settings train."""
+    found: type[Editor] = METHODS[config.method].load()
+    return found
 
 
 def _optimizer(editor: Editor, config: TrainingConfig) -> torch.optim.Adam:
@@ -188,7 +199,7 @@ class _Run:
         features = captured(folder / "train", rows=self.rows, progress=watcher.capturing, **_kept_of_training(config))
         held_out = captured(folder / "held-out", rows=self.held_out, **_kept_of_held_out(config))
         torch.manual_seed(config.seed)
-        self.editor = untrained_editor(model, features, config.editor, config.seed)
+        self.editor = untrained_editor(model, features, config.editor, config.seed, kind_of(config))
         self.meta_step = MetaStep(model, self.editor, features, self.rows, config)
         self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, config)
         self.sizes = validation_sizes(config.facts_per_step, len(self.held_out))

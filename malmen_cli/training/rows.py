@@ -24,11 +24,15 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on and rows held out, with no subject in both. `dropped`: prompts the model has no room for."""
+    """Rows to train on and rows held out, with no subject in both. `dropped`: prompts the model has no room for.
+
+    `trained`: the facts of the rows to train on, with what they were lent.
+    """
 
     train: list[TrainingRow]
     held_out: list[TrainingRow]
     dropped: int
+    trained: Sequence[Fact] = ()
 
 
 def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, largest: int, seed: int) -> Split:
@@ -51,12 +55,13 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     while len(held_out) < wanted and len(subjects) > 1:
         held_out += groups[subjects.pop()]
     kept = [fact for subject in subjects for fact in groups[subject]]
-    train, dropped = _tokenise(lend_unrelated(kept, kept, seed), tokenizing)
+    trained = lend_unrelated(kept, kept, seed)
+    train, dropped = _tokenise(trained, tokenizing)
     validation, dropped_too = _tokenise(lend_unrelated(held_out, kept, seed), tokenizing)
     if not train or not validation:
         first = (held_out if train else kept)[0]
         raise tokenizing.nothing_fits(first.prompt, first.target)
-    return Split(train, validation, dropped + dropped_too)
+    return Split(train, validation, dropped + dropped_too, trained)
 
 
 def _tokenise(facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:

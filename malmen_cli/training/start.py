@@ -19,13 +19,15 @@ SAMPLE = 2048
 """Rows that the starting scales are measured on."""
 
 
-def untrained_editor(model: LanguageModel, features: Features, config: EditorConfig, seed: int) -> Editor:
+def untrained_editor(
+    model: LanguageModel, features: Features, config: EditorConfig, seed: int, kind: type[Editor] = Editor
+) -> Editor:
     """An editor with the identity as hyper-network, the features' moments, and preserved keys drawn from them.
 
     The first step size makes the mean |d| a set share of the layer's mean |u W0|, and the first ridge is a set share of
     the keys' mean squared norm, so that one setting fits models of any scale.
     """
-    editor = Editor(model.shapes, rank=config.rank, blocks=config.blocks, step_size=config.step_size, seed=seed)
+    editor = kind(model.shapes, rank=config.rank, blocks=config.blocks, step_size=config.step_size, seed=seed)
     editor.normalizers = _moments(model, features, config)
     editor.to(model.device)
     editor.freeze_normalizers()
@@ -40,12 +42,12 @@ def untrained_editor(model: LanguageModel, features: Features, config: EditorCon
                 unit = float(editor.value_diffs(layer, keys, grads).norm(dim=1).mean())
                 values = float((keys @ weight.float()).norm(dim=1).mean())
                 eta = config.initial_change * values / max(unit, 1e-30)
-            ridge = config.initial_ridge or 0.01 * float(keys.square().sum(1).mean())
+            ridge = config.initial_ridge or 0.001 * float(keys.square().sum(1).mean())
             editor.raw_step_size[layer] = math.log(eta) if config.step_size == "log" else eta
             editor.log_ridge[layer] = math.log(ridge)
         editor.log_strength.fill_(math.log(config.initial_strength * REFERENCE_ROWS))
         editor.strength_power.fill_(config.initial_power)
-    if config.preserved_keys and len(features.unrelated_keys[0]):
+    if config.preserved_keys and editor.preserves and len(features.unrelated_keys[0]):
         editor.preserved = [_sampled(keys, config.preserved_keys, seed) for keys in features.unrelated_keys]
     return editor
 

@@ -65,7 +65,7 @@ class MetaStep:
             equation = self.editor.equation(layer, repeated=True)
             with torch.no_grad(), self.model.autocast():
                 for u, g in self._chunks(keys, grads):
-                    equation.update(u, self.editor.value_diffs(layer, u, g))
+                    equation.update(*self.editor.rows(layer, u, g))
             solution = self.editor.solve(layer, equation)
             solutions.append(solution)
             weights.append(base.float() + solution.param_shift.to(base.device, torch.float32))
@@ -157,14 +157,12 @@ class MetaStep:
     def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:
         keys, grads = self.features.rows(layer, texts)
         keys, grads = keys.to(self.model.device), grads.to(self.model.device)
-        found = solution.gradients(keys, param_grad)
-        self.editor.accumulate_solve_gradients(layer, len(keys), found.log_ridge, found.log_preserved_strength)
-        targets = found.value_diffs.to(keys.device, torch.float32)
+        pulled = self.editor.pull_back(layer, solution, keys, param_grad)
         for start in range(0, len(keys), self.config.editor_rows):
             part = slice(start, start + self.config.editor_rows)
             with self.model.autocast():
-                value_diffs = self.editor.value_diffs(layer, keys[part], grads[part])
-            (value_diffs * targets[part]).sum().backward()
+                left, right = self.editor.rows(layer, keys[part], grads[part])
+            pulled(part, left, right).backward()
 
     def _chunks(self, keys: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
         size, device = self.config.editor_rows, self.model.device

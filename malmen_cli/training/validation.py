@@ -10,8 +10,9 @@ from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.step import MetaStep
 
 SIZES = (1, 8, 64, 256, 1024)
-REPEATS = 2
-"""Most sets of one size that are scored."""
+ASKED, REPEATS = 128, 16
+"""Of each size sets are scored until so many facts were asked, but no more sets than this. The best editor of a run is
+chosen by these scores, and of two facts they are mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _score(step: MetaStep, rows: Sequence[TrainingRow], size: int) -> Scores:
     edit: list[float] = []
     equivalent: list[float] = []
     unrelated: list[float] = []
-    for repeat in range(min(REPEATS, len(rows) // size)):
+    for repeat in range(min(REPEATS, -(-ASKED // size), len(rows) // size)):
         texts = range(repeat * size, (repeat + 1) * size)
         step.model.set_weights(step.edited_weights(texts)[0])
         try:

@@ -47,16 +47,17 @@ def printed(world: World, *arguments: str | Path) -> tuple[str, str]:
 
 @cache
 def told(world: World, *arguments: str | Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(printed(world, *arguments, *QUICK, "--json")[0])
+    found: dict[str, Any] = json.loads(printed(world, *arguments, *QUICK, "--json", "--no-keep")[0])
     return found
 
 
 def test_json_of_a_file(world: World, file: Path) -> None:
     found = told(world, file, "--n-edits", "4", "--seed", "2")
-    assert found.keys() == {
+    assert found.keys() >= {
         *("entry", "model", "base", "editor", "source", "available", "n_edits", "seed", "scored", "edited"),
         *("asked", "left_out", "before", "after", "unchanged", "not_in_effect", "others", "facts", "warnings"),
-        *("generate", "max_new_tokens", "device", "lent"),
+        *("generate", "max_new_tokens", "device", "lent", "six_scores", "measures", "groups", "evaluation"),
+        *("overlap", "overlap_option", "drift"),
     }
     assert (found["entry"], found["source"], found["seed"], found["max_new_tokens"]) == (None, "facts.jsonl", 2, 3)
     assert (found["available"], found["scored"], found["edited"], found["others"]) == (6, 4, 4, None)
@@ -68,7 +69,8 @@ def test_json_of_a_file(world: World, file: Path) -> None:
     facts = found["facts"]
     assert len(facts) == 4
     assert facts[0].keys() == {"number", "digest", "prompt", "target", "edit", "rephrases", "unrelated"}
-    said = {"answer", "accuracy", "generated", "stopped", "exact_match"}
+    said = {"answer", "accuracy", "generated", "stopped", "exact_match", "contains"}
+    said |= {"new_probability", "old_probability"}
     assert facts[0]["edit"]["before"].keys() == facts[0]["edit"]["after"].keys() == said
     assert facts[0]["unrelated"][0]["unchanged"].keys() == {"teacher_forced", "generated"}
 
@@ -105,7 +107,7 @@ def test_json_of_an_entry(world: World) -> None:
 
 
 def test_words(world: World, file: Path) -> None:
-    out, err = printed(world, file, *QUICK, "--sample", "2")
+    out, err = printed(world, file, *QUICK, "--sample", "2", "--no-keep")
     assert err == ""
     assert out.startswith("6 facts of facts.jsonl, edited in memory from the base of tiny by editor ")
     assert sum(fact.prompt in out for fact in make_facts(6, start=10)) == 2
@@ -113,6 +115,8 @@ def test_words(world: World, file: Path) -> None:
     assert [row[0] for row in rows if row and row[0] in ("ES", "GS", "LS")] == ["ES", "GS", "LS"] * 2  # table, meaning
     assert "unchanged" in out and "teacher-forced" in out and "generated" in out
     assert "ran into --max-new-tokens" in out
+    assert "Harmonic mean of the six scores" in out and "contains" in out and "new over old" in out
+    assert all(len(line) <= 100 for line in out.splitlines()[1:] if "->" in line or "[" in line)
 
 
 def test_words_of_an_entry_name_what_is_left_out(world: World) -> None:
@@ -149,7 +153,7 @@ def test_a_file_larger_than_what_the_editor_was_trained_for_is_sampled_in_words(
 
 
 def test_standard_input_and_splits_are_as_good_as_the_file(world: World, file: Path) -> None:
-    arguments = ["eval", "-", *QUICK, "--json", "--workspace", str(world.workspace.root)]
+    arguments = ["eval", "-", *QUICK, "--json", "--no-keep", "--workspace", str(world.workspace.root)]
     done = subprocess.run(
         [sys.executable, "-m", "malmen_cli", *arguments],
         input=file.read_text("utf-8"),

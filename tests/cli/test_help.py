@@ -48,7 +48,7 @@ def test_examples_are_real(verb: tuple[str, ...]) -> None:
 
 
 def test_the_check_of_examples_finds_what_is_wrong() -> None:
-    for line in ("malmen aply x", "malmen log --modle x", "malmen log extra", "malmen log -n", "malmen rebase", "ls"):
+    for line in ("malmen aply x", "malmen log --modle x", "malmen log extra", "malmen log -n", "malmen revert", "ls"):
         assert problems(line), line
     for line in ("malmen log -n 3 | head", "malmen revert '#7'", "malmen apply - --json < facts", "malmen models"):
         assert not problems(line), line

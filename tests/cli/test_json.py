@@ -67,6 +67,21 @@ APPLIED = {
     "warnings": [TEXT],
 }
 STATE = {"name": TEXT, "entry": TEXT, "number": COUNT, "active_facts": COUNT}
+SCORE = {"value": NUMBER, "low": NUMBER, "high": NUMBER}
+MAYBE_SCORE = (dict, type(None))
+BOTH_WAYS = {"teacher_forced": MAYBE_SCORE, "generated": MAYBE_SCORE}
+SIX_SCORES = {
+    **dict.fromkeys(("reliability", "generalisation", "locality"), BOTH_WAYS),
+    "harmonic_mean": SCORE,
+}
+CHANGE = {"before": MAYBE_SCORE, "after": MAYBE_SCORE}
+OF_EDITS = {"edit": CHANGE, "rephrase": CHANGE}
+MEASURES = {
+    **{name: {**OF_EDITS, "unrelated": CHANGE} for name in ("teacher_forced", "exact_match", "contains")},
+    **dict.fromkeys(("new_probability", "old_probability", "new_over_old"), OF_EDITS),
+    "unchanged": BOTH_WAYS,
+}
+GROUP = {"name": TEXT, "facts": COUNT, "six_scores": SIX_SCORES}
 PER_KIND = {"edit": MAYBE_NUMBER, "rephrase": MAYBE_NUMBER, "unrelated": MAYBE_NUMBER}
 EVALUATED = {
     **dict.fromkeys(("model", "base", "source"), TEXT),
@@ -80,6 +95,18 @@ EVALUATED = {
     "facts": [{"number": COUNT, "digest": TEXT, "prompt": TEXT, "target": TEXT, "edit": dict, "rephrases": list}],
     "not_in_effect": list,
     "warnings": [TEXT],
+    "evaluation": MAYBE_TEXT,
+    "six_scores": SIX_SCORES,
+    "measures": MEASURES,
+    "groups": {"tag": [GROUP], "template": [GROUP], "target": [GROUP]},
+    "overlap": {**dict.fromkeys(("same_prompt", "left_out", "same_subject", "same_unrelated_prompts"), COUNT)},
+    "overlap_option": TEXT,
+    "drift": ANY,
+}
+KEPT = {
+    **dict.fromkeys(("id", "short", "model", "facts_digest", "created_at", "command"), TEXT),
+    **{"entry": MAYBE_TEXT, "editor": MAYBE_TEXT, "source": MAYBE_TEXT, "scored": COUNT},
+    "details": {"scores": {"six_scores": SIX_SCORES}, "versions": dict},
 }
 COLLECTED = {
     "dry_run": YES_NO,
@@ -136,6 +163,7 @@ SESSION: list[tuple[str, Any]] = [
     ),
     ("eval FILE", {**EVALUATED, "entry": type(None)}),
     ("eval HEAD", {**EVALUATED, "entry": ENTRY, "others": {"active": COUNT, "asked": COUNT}}),
+    ("eval --list", [KEPT]),
     (
         "export --output OUT",
         {

@@ -277,10 +277,10 @@ def inspect_rows(folder: Path) -> State:
 
 
 def _save_editor(folder: Path) -> Iterator[None]:
-    from malmen_cli.operations.train import _keep
+    from malmen_cli.operations.keeping import keep_editor
 
     with Ledger.open(workspace_in(folder), writing=True) as ledger, ledger.hold("malmen train"):
-        _keep(ledger, tiny(ledger), _editor_files())
+        keep_editor(ledger, tiny(ledger), _editor_files())
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_models import (
     POSITIONS,
+    SENTENCES,
     TINY_TRAINING,
     World,
     everything,
@@ -18,13 +20,15 @@ from tiny_models import (
     make_world,
 )
 
-from malmen_cli.errors import UsageError, WrongBase
+from malmen_cli.errors import UnsafeFile, UsageError, WrongBase
+from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import store
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
+from malmen_cli.operations.editors import trained_on
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
-from malmen_cli.operations.evaluation import choose, evaluate_entry, evaluate_file
+from malmen_cli.operations.evaluation import choose, evaluate_entry, evaluate_file, lessons_of
 from malmen_cli.operations.rebase import rebase
 from malmen_cli.operations.train import train_editor
 
@@ -209,6 +213,96 @@ class TestEntry:
         for name, reason in (("#1", "register"), ("#2", "none of the 2 facts"), ("#3", "revert entry")):
             with pytest.raises(UsageError, match=reason):
                 of_entry(world, name)
+
+
+class TestOverlap:
+    """The world's editor was trained on facts 4000 and on; some of them were held out of it."""
+
+    def lessons(self, world: World) -> TrainedOn:
+        with world.ledger() as (ledger, model), ledger.read() as db:
+            return lessons_of(ledger, store.editors(db, model.id)[0]) or pytest.fail("nothing was recorded")
+
+    def test_facts_of_the_training_are_left_out_and_those_held_out_of_it_are_not(self, world: World) -> None:
+        taught = make_facts(24, start=4000)
+        seen = [self.lessons(world).knows_prompt(fact) for fact in taught]
+        assert 0 < sum(seen) < len(taught)
+        evaluated = of_file(world, [*taught, *make_facts(2)], replace(OPTIONS, n_edits=100))
+        assert evaluated.numbers == [i for i, known in enumerate([*seen, False, False], 1) if not known]
+        overlap = evaluated.overlap
+        assert overlap is not None and (overlap.same_prompt, overlap.left_out) == (sum(seen), True)
+        assert evaluated.available == len(taught) + 2 and not evaluated.sampled
+
+    def test_they_may_be_kept(self, world: World) -> None:
+        facts = [*make_facts(24, start=4000), *make_facts(2)]
+        evaluated = of_file(world, facts, replace(OPTIONS, n_edits=100, overlap="keep"))
+        assert len(evaluated.numbers) == len(facts)
+        overlap = evaluated.overlap
+        assert overlap is not None and not overlap.left_out and overlap.same_prompt == overlap.same_subject > 0
+        assert overlap.as_dict()["left_out"] == 0 and overlap.same_unrelated > 0
+
+    def test_the_sample_is_drawn_from_the_others(self, world: World) -> None:
+        evaluated = of_file(world, [*make_facts(24, start=4000), *make_facts(9)], replace(OPTIONS, n_edits=5))
+        lessons = self.lessons(world)
+        assert len(evaluated.numbers) == 5 and evaluated.sampled
+        assert not any(lessons.knows_prompt(fact) for fact in evaluated.report.facts)
+
+    def test_nothing_but_lessons_is_refused(self, world: World) -> None:
+        lessons = [fact for fact in make_facts(24, start=4000) if self.lessons(world).knows_prompt(fact)]
+        with pytest.raises(UsageError, match="was trained on all") as refusal:
+            of_file(world, lessons)
+        assert "--overlap keep" in str(refusal.value.remedy)
+
+    def test_facts_of_a_subject_that_was_taught_are_scored_apart(self, world: World) -> None:
+        taught = next(fact for fact in make_facts(24, start=4000) if self.lessons(world).knows_prompt(fact))
+        other = replace(taught, prompt=f"In {taught.subject} one pays with", target="Lima", rephrases=())
+        evaluated = of_file(world, [*make_facts(5), other])
+        overlap = evaluated.overlap
+        assert overlap is not None and (overlap.same_prompt, overlap.same_subject) == (0, 1)
+        assert overlap.scores_same_subject == evaluated.report.part([5]).six_scores
+        assert overlap.scores_other == evaluated.report.part(range(5)).six_scores
+
+    def test_nothing_is_known_of_an_editor_that_does_not_say(self, world: World) -> None:
+        with world.ledger() as (ledger, model):
+            with ledger.read() as db:
+                editor = store.editors(db, model.id)[0]
+            path = ledger.workspace.editors / editor.id / "editor.json"
+            description = json.loads(path.read_text())
+            del description["training"]["saw"]  # as earlier versions wrote it
+            path.write_text(json.dumps(description))
+            assert trained_on(path.parent, editor) is None
+            for damaged in ("x", {"prompts": "AAAA"}, {"prompts": 1, "unrelated": "", "subjects": ""}):
+                path.write_text(json.dumps({**description, "training": {"saw": damaged}}))
+                with pytest.raises(UnsafeFile, match="is damaged"):
+                    trained_on(path.parent, editor)
+
+    def test_an_entrys_facts_are_all_scored(self, world: World) -> None:
+        world.apply(*make_facts(4, start=4000))
+        evaluated = of_entry(world)
+        assert len(evaluated.numbers) == 4
+        overlap = evaluated.overlap
+        assert overlap is not None and overlap.same_prompt > 0 and not overlap.left_out
+
+
+class TestDrift:
+    TEXT = (" ".join(SENTENCES), "text.txt")
+
+    def test_of_a_file_and_of_the_entry_that_applies_it_is_the_same(self, world: World) -> None:
+        options = replace(OPTIONS, drift=self.TEXT, generate=False)
+        of_it = of_file(world, make_facts(5), options).drift
+        world.apply(*make_facts(5))
+        now = of_entry(world, options=options).drift
+        assert of_it is not None and now is not None
+        assert now.before == of_it.before and now.after.value == pytest.approx(of_it.after.value, rel=1e-5)
+        assert of_it.ratio.value != 1 and of_it.source == "text.txt"
+
+    def test_is_not_measured_unless_text_is_given(self, world: World) -> None:
+        assert of_file(world, make_facts(2)).drift is None
+
+    def test_of_another_task_is_refused_before_the_model_is_loaded(self, world: World) -> None:
+        with world.ledger() as (ledger, model):
+            other = replace(model, architecture={**model.architecture, "task": "classification"})
+            with pytest.raises(UsageError, match="classification model"):
+                evaluate_file(ledger, other, fact_set(make_facts(2)), replace(OPTIONS, drift=self.TEXT))
 
 
 class TestChoose:

@@ -117,7 +117,7 @@ class Lane:
     def killed_and_settled(self) -> list[str]:
         status, wrote, unlocked = self.apply(lambda now, writing: False)
         assert status in (ExitCode.DONE, ExitCode.FACTS_FAILED_CHECK)
-        assert 0 < wrote < unlocked
+        assert 0 < wrote <= unlocked  # both at once where a busy machine looks too seldom
         before, after = (self.before, 1, 0), self.settled()
         assert after[1:] == (2, FACTS)
         assert after[0] != self.before

@@ -68,7 +68,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 """Every verb that writes, and those that read the checkpoint's weights; `--model` is the only registered one."""
 
-READING = frozenset({"apply --dry-run", "plan", "eval", "eval ID"})
+READING = frozenset({"apply --dry-run", "plan"})
+# They write what they found into the ledger, and nothing else; where they refuse, nothing at all.
+EVALUATING = frozenset({"eval", "eval ID"})
 """Commands that write nothing even where all is well."""
 
 

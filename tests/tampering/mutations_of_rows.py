@@ -52,6 +52,8 @@ def located(table: str, row: Row, names: dict[str, str]) -> tuple[str, ...]:
         "settings": lambda: (f'table settings, row "{row["key"]}"',),
         "dropped_objects": lambda: ("table dropped_objects",),
         "alembic_version": lambda: ("table alembic_version", "ledger.db was made by", "ledger.db does not hold"),
+        "evaluations": lambda: (f"evaluation {short('id')}", f'table evaluations, row "{row["id"]}"'),
+        "evaluation_results": lambda: (f"evaluation {short('evaluation_id')}",),
         "seals": lambda: (f"ledger.db {row['name']}", "ledger.db seals"),
     }
     return found[table]()

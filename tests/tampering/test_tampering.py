@@ -32,6 +32,7 @@ OF_TABLE = {
     "entries": ("entry ", "table entries"), "parameter_deltas": ("entry ", "table parameter_deltas"),
     "row_packs": ("entry ", "table row_packs"), "fact_rows": ("entry ", "table fact_rows"),
     "splits": ("table splits",), "dropped_objects": ("table dropped_objects",), "seals": ("seal",),
+    "evaluations": ("evaluation ", "table evaluations"), "evaluation_results": ("evaluation ",),
     "alembic_version": ("alembic_version", "ledger.db"), "schema": ("schema", "ledger.db"),
 }  # fmt: skip
 
@@ -127,6 +128,7 @@ BLINDED = {
     "ids of entries": "malmen_cli.ledger.verify._verify_digest",
     "types and spellings": "malmen_cli.ledger.verify.verify_columns",
     "facts": "malmen_cli.ledger.verify.verify_facts",
+    "evaluations": "malmen_cli.ledger.verify.verify_evaluations",
     "pages and references": "malmen_cli.ledger.verify.verify_pages",
     "objects": "malmen_cli.ledger.verify_files._verify_object",
     "editors": "malmen_cli.ledger.verify.verify_editor",

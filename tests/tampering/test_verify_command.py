@@ -101,7 +101,8 @@ def test_a_database_that_cannot_be_opened_is_damage_too(workspace: Workspace, da
 
 
 def test_an_older_ledger_is_no_damage(workspace: Workspace) -> None:
-    tamper(workspace, "DROP TABLE seals", "UPDATE alembic_version SET version_num = '0002'")
+    later = ("evaluation_results", "evaluations", "seals")
+    tamper(workspace, *(f"DROP TABLE {name}" for name in later), "UPDATE alembic_version SET version_num = '0002'")
     status, said = verify(workspace)
     assert status == ExitCode.FAILED and "malmen init" in said
 

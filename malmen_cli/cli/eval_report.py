@@ -1,0 +1,154 @@
+"""`malmen eval` of several numbers of facts, methods or draws: the scores against the number of facts, as a report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from malmen_cli.cli.options import command_line
+from malmen_cli.cli.output import print_json, print_table, say
+from malmen_cli.errors import MalmenError, UsageError
+from malmen_cli.facts import FactSet, printable
+
+if TYPE_CHECKING:
+    from malmen_cli.evaluation.comparison import Comparison, Point
+    from malmen_cli.evaluation.report_tables import Cell
+    from malmen_cli.ledger import Ledger, ModelRecord
+    from malmen_cli.operations.evaluated import EvaluationOptions
+    from malmen_cli.operations.method_editors import MethodRequest
+
+
+_NUMBERS = re.compile(r" *[0-9]{1,18} *(, *[0-9]{1,18} *)*")
+
+
+def numbers(text: str, option: str, *, smallest: int) -> list[int]:
+    """The numbers of a list such as 16,64,256: ascending, each once.
+
+    Raises:
+        UsageError: it is none; `option` is where it was given.
+    """
+    found = [int(part) for part in text.split(",")] if _NUMBERS.fullmatch(text) else []
+    if not found or min(found) < smallest:
+        raise UsageError(
+            f"{option} takes a number of {smallest} or more, or several such as 16,64,256: not {printable(text)!r}",
+            remedy=f"malmen eval FILE {option} 16,64,256",
+        )
+    return sorted(set(found))
+
+
+def names(text: str | None) -> list[str]:
+    """The names of a list such as malmen,ultraedit, in its order; none of nothing."""
+    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def require_report(of_file: bool, failed: Path | None) -> None:
+    """Refuse, before anything is read or computed, what a report cannot be made of.
+
+    Raises:
+        UsageError: of an entry, with `--failed`, or without matplotlib.
+    """
+    if not of_file:
+        raise UsageError(
+            "a report, and several numbers of facts, seeds or editors, are for a fact file, and an entry is none",
+            remedy="name a fact file or --split, or leave out the option",
+        )
+    if failed is not None:
+        raise UsageError("--failed is for one number of facts and one editor", remedy="leave it out, or the others")
+    from malmen_cli.evaluation.plots import require_plots
+
+    require_plots()
+
+
+def report_comparison(
+    ledger: Ledger,
+    model: ModelRecord,
+    facts: FactSet,
+    editors: Sequence[str],
+    methods: Sequence[MethodRequest],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    options: EvaluationOptions,
+    folder: Path | None,
+    *,
+    json: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Compare, and write the report as it goes; what is there of it is drawn also where the work is interrupted.
+
+    Args:
+        editors, methods: what is compared; with neither the editor that an evaluation takes by itself.
+        sizes: none for as many facts as the editor was trained for at once.
+
+    Raises:
+        UsageError: the folder is not for this report, or an editor or method cannot be had.
+    """
+    from malmen_cli.operations.comparison import compare, contenders
+    from malmen_cli.operations.report_folder import ReportFolder, default_folder
+
+    place = ReportFolder(default_folder(model.name) if folder is None else folder)
+
+    def made(point: Point) -> None:
+        if not quiet:
+            mean = point.scores.harmonic_mean
+            score = "-" if mean is None else f"{mean.value:.3f}"
+            say(f"{point.contender}, {point.n_edits:,} facts, seed {point.seed}: harmonic mean {score}")
+
+    try:
+        chosen = contenders(ledger, model, facts, editors, methods, sizes, seeds, options)
+        comparison = compare(
+            ledger, model, facts, chosen, sizes, seeds, options, place, command=command_line(), made=made
+        )
+    except BaseException:
+        if place.latest is not None and place.latest.points:
+            with suppress(MalmenError):
+                place.draw(place.latest)
+                say(f"note: {printable(str(place.path), limit=None)} has the points made so far")
+        raise
+    files = place.draw(comparison)
+    for note in comparison.notes:
+        say(f"note: {note}")
+    for warning in dict.fromkeys(warning for point in comparison.points for warning in point.warnings):
+        say(f"warning: {warning}")
+    if json:
+        print_json({"report": str(place.path), "files": [path.name for path in files], **_as_json(comparison)})
+    elif quiet:
+        print(printable(str(files[0]), limit=None))
+    else:
+        _print(comparison)
+        print(f"\nReport: {printable(str(files[0]), limit=None)}")
+
+
+def _as_json(comparison: Comparison) -> dict[str, object]:
+    found: dict[str, object] = comparison.model_dump(mode="json", by_alias=True)
+    return found
+
+
+def _print(comparison: Comparison) -> None:
+    from malmen_cli.evaluation.report_pages import title
+    from malmen_cli.evaluation.report_tables import score_table
+
+    table = score_table(comparison)
+    print(f"{title(comparison)}, edited in memory from the base\n")
+    rows = [[*map(_shown, row[:-1]), f"{_shown(row[-1])}  {row[-1].interval}"] for row in table.rows]
+    print_table(rows, header=[_short(name) for name in table.header])
+    several = len(comparison.question.seeds) > 1
+    print(f"\n{_LEGEND}, {'its range over seeds' if several else '95 % interval'}")
+
+
+_LEGEND = """\
+0 to 1, 1 is best; * is the best of its number of facts
+R  reliability: the edited facts are said    t  teacher-forced: share of the target's tokens
+G  generalisation: in other words too        g  generated: share of free answers, to their end
+L  locality: others as the base has them     HM their harmonic mean"""
+
+
+def _shown(cell: Cell) -> str:
+    return cell.text + ("*" if cell.best else "")
+
+
+def _short(name: str) -> str:
+    subject, comma, way = name.partition(", ")
+    return f"{subject[0]} {way[0].replace('f', 't')}" if comma else {"Harmonic mean": "HM"}.get(name, name.lower())

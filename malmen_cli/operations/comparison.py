@@ -1,0 +1,240 @@
+"""Comparing editors over numbers of facts: the model is loaded once, the base is asked once, every edit is in memory.
+
+The facts are those of `malmen eval` with the largest number of facts and the same seed; each smaller number takes a
+part of the next larger one's. So the base's answers serve them all, and differences between points are not differences
+between facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from malmen_cli import __version__
+from malmen_cli.checkpoint.digests import digest_bytes
+from malmen_cli.errors import NumericalFailure, UsageError
+from malmen_cli.evaluation.comparison import Comparison, Contender, Point, Question
+from malmen_cli.facts import FactSet
+from malmen_cli.ledger import Ledger, ModelRecord
+from malmen_cli.ledger.entry_rows import now
+from malmen_cli.methods.registry import method_of
+from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor
+from malmen_cli.operations.comparison_bench import ComparisonBench, Entrant, drawn
+from malmen_cli.operations.editors import settings_of
+from malmen_cli.operations.environment import environment
+from malmen_cli.operations.evaluated import EvaluationOptions
+from malmen_cli.operations.evaluation import lessons_of
+from malmen_cli.operations.layers import layers_of
+from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
+from malmen_cli.operations.report_folder import ReportFolder
+
+
+def compare(
+    ledger: Ledger,
+    model: ModelRecord,
+    facts: FactSet,
+    editors: Sequence[Chosen],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    options: EvaluationOptions,
+    folder: ReportFolder,
+    *,
+    command: str = "",
+    notes: Sequence[str] = (),
+    made: Callable[[Point], None] = lambda point: None,
+) -> Comparison:
+    """Every editor at every number of facts, for every seed; points that the folder has are not made again.
+
+    Where an edit has no finite outcome there is no point, and a note says so.
+
+    Args:
+        sizes: numbers of facts; more than there are stand for all, and none for what the editors were trained for.
+        folder: holds the points made so far, after each.
+        made: is called with every point that was made.
+
+    Raises:
+        UsageError: no fact fits, or the folder holds another question's report. WrongBase: the checkpoint is not as the
+            ledger says. Locked: another process writes to it.
+    """
+    entrants = _entrants(editors, options)
+    free, told = _free(ledger, facts, entrants, options)
+    trained_for = [int(n) for entrant in entrants if (n := entrant.contender.settings.get("facts_per_step"))]
+    within = sorted({min(size, len(free)) for size in sizes or [min(trained_for, default=len(free))]})
+    question = Question(
+        model=model.name,
+        base=model.base_digest,
+        source=facts.source,
+        facts=facts.digest,
+        available=len(facts),
+        sizes=within,
+        seeds=sorted(set(seeds)),
+        contenders=[entrant.contender for entrant in entrants],
+        options={
+            "generate": options.generate,
+            "max_new_tokens": options.max_new_tokens,
+            "dtype": options.dtype,
+            "batch_tokens": options.batch_tokens,
+            "overlap": options.overlap,
+            "drift": None
+            if options.drift is None
+            else f"{options.drift[1]}, {digest_bytes(options.drift[0].encode())}",
+            "malmen": __version__,
+        },
+    )
+    about = {"created_at": now(), "command": command, **environment(options.device)}
+    made_with = [
+        f"{entrant.contender.label}: {warning}"
+        for editor, entrant in zip(editors, entrants, strict=True)
+        for warning in (editor.made.warnings if editor.made is not None else ())
+    ]
+    comparison = folder.resumed(question) or Comparison(question=question, about=about)
+    comparison = _noting(comparison, [*notes, *told, *made_with, *_size_notes(sizes, len(free))])
+    folder.save(comparison)
+    missing = comparison.missing
+    for together in _by_run(entrants):
+        labels = {entrant.contender.label for entrant in together}
+        wanted = [key for key in missing if key[0] in labels]
+        if not wanted:
+            continue
+        bench = ComparisonBench(ledger, model, facts, free, together, question, options)
+        comparison = _noting(comparison, bench.notes(wanted))
+        for key in wanted:
+            try:
+                point = bench.point(*key)
+            except NumericalFailure as error:
+                # A method that breaks down at some number of facts leaves a gap there, and the others go on.
+                label, size, seed = key
+                note = f"No point of {label} at {size:,} facts (seed {seed}): {error.message}."
+                comparison = _noting(comparison, [note])
+                folder.save(comparison)
+                continue
+            comparison = comparison.model_copy(update={"points": [*comparison.points, point]})
+            folder.save(comparison)
+            made(point)
+        del bench  # before the next one loads its model
+    return comparison
+
+
+def _noting(comparison: Comparison, notes: Iterable[str]) -> Comparison:
+    """With these notes too, each but once."""
+    return comparison.model_copy(update={"notes": list(dict.fromkeys([*comparison.notes, *notes]))})
+
+
+def contenders(
+    ledger: Ledger,
+    model: ModelRecord,
+    facts: FactSet,
+    editors: Sequence[str],
+    methods: Sequence[MethodRequest],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    options: EvaluationOptions,
+) -> list[Chosen]:
+    """The editors that are named, and those of the methods: the newest of each, or one made in memory.
+
+    A method that is made from facts gets those of the largest number and the first seed. With nothing named it is the
+    editor in force, else the newest that was trained.
+
+    Raises:
+        UsageError: there is no such editor, or none can be made.
+    """
+    with ledger.read() as db:
+        none = ActiveSet({}, None)  # whatever is in force, since nothing is mixed
+        found = [Chosen(choose_editor(db, model, name, none)) for name in editors]
+        if not editors and not methods:
+            return [Chosen(choose_editor(db, model, None, active_now(db, model)))]
+    largest = min(max(sizes, default=len(facts)), len(facts))
+    first = [facts.facts[place] for place in drawn(range(len(facts)), largest, min(seeds))]
+    for request in methods:
+        chosen = editor_by_method(
+            ledger,
+            model,
+            request,
+            first,
+            beside=True,
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            progress=options.progress,
+        )
+        found.append(chosen)
+    return found
+
+
+def _entrants(editors: Sequence[Chosen], options: EvaluationOptions) -> list[Entrant]:
+    """The editors as contenders, under labels that tell them apart.
+
+    Raises:
+        UsageError: an editor is named twice.
+    """
+    records = [editor.record for editor in editors]
+    if len({record.id for record in records}) < len(records):
+        raise UsageError("an editor is named twice", remedy="name each once")
+    methods = [method_of(record.config).name for record in records]
+    found = []
+    for editor, method in zip(editors, methods, strict=True):
+        record, made = editor.record, editor.made
+        layers = layers_of(record.config)
+        about = f"edits {' to '.join(dict.fromkeys((layers[0].name, layers[-1].name)))}"
+        if made is not None:
+            about += f". {made.note}, in {made.seconds:.1f} s"
+        contender = Contender(
+            label=method if methods.count(method) == 1 else f"{method} {record.id[:10]}",
+            method=method,
+            editor=record.id,
+            settings=dict(record.config.get("config", {})),
+            about=about,
+        )
+        files = None if made is None else made.files
+        found.append(Entrant(contender, record, settings_of(record, options.dtype), layers, files))
+    return found
+
+
+def _free(
+    ledger: Ledger, facts: FactSet, entrants: Sequence[Entrant], options: EvaluationOptions
+) -> tuple[list[int], list[str]]:
+    """Places of the facts that may be drawn, the same ones for all, and what to say of those that may not.
+
+    Raises:
+        UsageError: every fact is one that an editor was trained on.
+    """
+    known: set[int] = set()
+    told = []
+    for entrant in entrants:
+        lessons, label = lessons_of(ledger, entrant.record), entrant.contender.label
+        if lessons is None:
+            told.append(f"{label} does not say what it was trained on: overlap with its training is not known.")
+            continue
+        own = {place for place, fact in enumerate(facts) if lessons.knows_prompt(fact)}
+        known |= own
+        fate = "left out for all" if options.overlap == "leave-out" else "asked all the same"
+        if own:
+            told.append(f"{len(own):,} of {len(facts):,} facts have a prompt of the training of {label}: {fate}.")
+        shared = sum(lessons.knows_subject(fact) for place, fact in enumerate(facts) if place not in own)
+        if shared:
+            told.append(f"{shared:,} other facts of the file share a subject with the training of {label}.")
+    free = [place for place in range(len(facts)) if place not in known or options.overlap == "keep"]
+    if not free:
+        raise UsageError(
+            f"an editor was trained on each of the {len(facts):,} facts: their scores would say nothing",
+            remedy="evaluate facts that none has seen, or give --overlap keep to score them all the same",
+        )
+    return free, told
+
+
+def _named(text: str, source: str) -> str:
+    return f"{source}, {digest_bytes(text.encode())}"
+
+
+def _by_run(entrants: Sequence[Entrant]) -> Iterator[list[Entrant]]:
+    together: dict[tuple[Any, ...], list[Entrant]] = {}
+    for entrant in entrants:
+        together.setdefault(entrant.run, []).append(entrant)
+    yield from together.values()
+
+
+def _size_notes(sizes: Sequence[int], available: int) -> list[str]:
+    return [
+        f"{size:,} facts were asked for, and there are {available:,}: all of them are taken."
+        for size in sizes
+        if size > available
+    ]

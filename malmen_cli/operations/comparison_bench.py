@@ -1,0 +1,246 @@
+"""One loaded model on which editors are compared: facts drawn once, the base asked once, every edit in memory."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from malmen_cli.config import RunSettings
+from malmen_cli.evaluation.comparison import Contender, Point, Question
+from malmen_cli.evaluation.drift import RunningText
+from malmen_cli.evaluation.examination import Answers, Examination
+from malmen_cli.evaluation.points import point_of
+from malmen_cli.facts import Fact, FactSet
+from malmen_cli.facts.lending import lend_unrelated
+from malmen_cli.language_models.footprint import Job
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, check_editor, reading
+from malmen_cli.methods.per_fact import RowEditor
+from malmen_cli.methods.set_method import SetMethod
+from malmen_cli.operations.active import out_of_range
+from malmen_cli.operations.editors import load_editor
+from malmen_cli.operations.evaluated import EvaluationOptions
+from malmen_cli.operations.evaluation import choose
+from malmen_cli.operations.in_memory import edit_in_memory
+from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.memory import job_for, needs_for, place_model
+from malmen_cli.operations.models import load_base
+from malmen_cli.operations.spent import spending
+from malmen_cli.operations.tensors import base_tensor
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A contender with its editor, and how the language model is run for it.
+
+    Attributes:
+        files: of an editor that is kept nowhere, its two files.
+    """
+
+    contender: Contender
+    record: EditorRecord
+    settings: RunSettings
+    layers: list[TensorLayer]
+    files: Mapping[str, bytes] | None = None
+
+    @property
+    def run(self) -> tuple[Any, ...]:
+        """Those with the same are edited in one loaded model."""
+        names = tuple(layer.name for layer in self.layers)
+        return names, self.settings.dtype, self.settings.chat_template, self.settings.end_of_text
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The facts of a seed, at the largest number of facts; the first of them are those of each smaller number.
+
+    Attributes:
+        facts: those that fit the model, in the order of the draw. asked: the same ones, with unrelated prompts lent to
+            those that have none. left_out: how many of the file's that were drawn do not fit the model.
+    """
+
+    facts: list[Fact]
+    asked: list[Fact]
+    left_out: int
+
+
+class ComparisonBench:
+    """One loaded model at its base, and the editors that go with it.
+
+    Args:
+        free: places of the facts that may be drawn.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        model: ModelRecord,
+        facts: FactSet,
+        free: Sequence[int],
+        entrants: Sequence[Entrant],
+        question: Question,
+        options: EvaluationOptions,
+    ) -> None:
+        self.ledger, self.model, self.facts, self.free = ledger, model, facts, free
+        self.question, self.options = question, options
+        self.entrants = {entrant.contender.label: entrant for entrant in entrants}
+        first = entrants[0]
+        job = self._job(dict.fromkeys(self.entrants))
+        placement = place_model(ledger, model, first.layers, options.device, first.settings, job)
+        self.device = torch.device(placement.device)
+        self.editors: dict[str, RowEditor | SetMethod] = {}
+        for label, entrant in self.entrants.items():
+            files = check_editor(ledger, entrant.record) if entrant.files is None else entrant.files
+            self.editors[label], _ = load_editor(files, model, entrant.record, self.device)
+        needs = needs_for(model, first.layers, first.settings, self._job(self.editors))
+        with reading(ledger, model):
+            self.language_model = load_base(ledger, model, first.layers, placement, first.settings, needs)
+        self.base = {layer.name: base_tensor(ledger, model, layer.tensor) for layer in first.layers}
+        self.text = None if options.drift is None else RunningText(self.language_model, *options.drift)
+        self._text_of_base: list[float] = []
+        self._draws: dict[int, Draw] = {}
+        self._answers: dict[int, tuple[Examination, Answers]] = {}
+
+    def _job(self, editors: Mapping[str, RowEditor | SetMethod | None]) -> Job:
+        """What takes the most memory of what is to be done; editors are those that are loaded already."""
+        jobs = []
+        for label, editor in editors.items():
+            entrant = self.entrants[label]
+            job = job_for("eval", entrant.settings, self.question.sizes[-1], self.options.batch_tokens, editor)
+            jobs.append((sum(needs_for(self.model, entrant.layers, entrant.settings, job).values()), job))
+        return max(jobs, key=lambda job: job[0])[1]
+
+    def point(self, label: str, size: int, seed: int) -> Point:
+        """Edit that many facts, ask them, and take the edit back."""
+        entrant, draw = self.entrants[label], self.draw(seed)
+        facts = draw.facts[:size]
+        examination, before = self._of_base(seed, len(facts))
+        if self.text is not None and not self._text_of_base:
+            self._text_of_base = self._read(self.text)
+        with spending(self.device) as edit:
+            weights, warnings = self._edited(entrant, facts)
+            self.language_model.overlay(weights)
+        try:
+            with spending(self.device) as asking:
+                progress = partial(self.options.progress, f"asking {label} at {size:,}")
+                after = examination.ask(progress, base=before)
+            drift = {} if self.text is None else {"drift": self._drift(self.text)}
+        finally:
+            self.language_model.overlay(self.base)
+        report = replace(examination.report(before, after), facts=facts)
+        return point_of(
+            report,
+            contender=label,
+            n_edits=size,
+            seed=seed,
+            seconds=edit.seconds,
+            asking_seconds=asking.seconds,
+            peak_bytes=edit.peak_bytes,
+            left_out={**report.left_out, "edit": size - len(facts)},
+            measures=drift,
+            warnings=[*warnings, *out_of_range(entrant.record, len(facts))],
+        )
+
+    def notes(self, wanted: Sequence[tuple[str, int, int]]) -> list[str]:
+        """What a reader must know of the facts that were drawn."""
+        found = []
+        for seed in sorted({seed for _, _, seed in wanted}):
+            draw = self.draw(seed)
+            of_all = f"of {len(draw.facts):,} facts (seed {seed})"
+            lent = sum(len(a.unrelated) > len(b.unrelated) for a, b in zip(draw.asked, draw.facts, strict=True))
+            bare = sum(not fact.unrelated for fact in draw.asked)
+            if lent:
+                found.append(f"{lent:,} {of_all} have no unrelated prompts: they are asked those of facts not edited.")
+            if bare:
+                found.append(f"{bare:,} {of_all} have no unrelated prompts.")
+            if draw.left_out:
+                found.append(
+                    f"Of the facts that were drawn (seed {seed}) {draw.left_out:,} did not fit the model: left out."
+                )
+        return found
+
+    def draw(self, seed: int) -> Draw:
+        """The facts of a seed, at the largest number of facts; the first ones are those of the smaller numbers.
+
+        Raises:
+            UsageError: none of them fits the model.
+        """
+        if seed not in self._draws:
+            facts, tokenizing = self.facts.facts, self.language_model.tokenizing
+            places = drawn(self.free, self.question.sizes[-1], seed)
+            fitting = [i for i in places if tokenizing.fits(facts[i].prompt, facts[i].target) is not None]
+            if not fitting:
+                raise tokenizing.nothing_fits(facts[places[0]].prompt, facts[places[0]].target)
+            chosen = [facts[i] for i in fitting]
+            prompts = {fact.prompt for fact in chosen}
+            others = (facts[i] for i in self.free if facts[i].prompt not in prompts)
+            # Only those that can be asked lend; nobody is asked whether they can where nobody borrows.
+            borrowing = any(not fact.unrelated for fact in chosen)
+            lenders = [x for x in others if tokenizing.fits(x.prompt, x.target) is not None] if borrowing else []
+            asked = lend_unrelated(chosen, lenders, seed)
+            self._draws[seed] = Draw(chosen, asked, len(places) - len(fitting))
+        return self._draws[seed]
+
+    def _of_base(self, seed: int, count: int) -> tuple[Examination, Answers]:
+        """The questions about the first facts of a draw, and the base's answers, which are asked for once a draw."""
+        if seed not in self._answers:
+            examination = self._examination(self.draw(seed).asked)
+            answers = examination.ask(partial(self.options.progress, f"asking the base (seed {seed})"))
+            self._answers = {seed: (examination, answers)}
+        whole, answers = self._answers[seed]
+        examination = self._examination(self.draw(seed).asked[:count])
+        return examination, first_answers(answers, sum(question.fact < count for question in whole.questions))
+
+    def _examination(self, facts: Sequence[Fact]) -> Examination:
+        options = self.options
+        return Examination(
+            self.language_model,
+            facts,
+            generate=options.generate,
+            max_new_tokens=options.max_new_tokens,
+            batch_tokens=options.batch_tokens,
+        )
+
+    def _read(self, text: RunningText) -> list[float]:
+        return text.ask(
+            batch_tokens=self.options.batch_tokens, progress=partial(self.options.progress, "reading the text")
+        )
+
+    def _drift(self, text: RunningText) -> float:
+        """Perplexity of the text to the model as it stands, over that to the base."""
+        return text.drift(self._text_of_base, self._read(text)).ratio.value
+
+    def _edited(self, entrant: Entrant, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], list[str]]:
+        """The weights after an edit of these facts alone, by module path, and warnings."""
+        solved = edit_in_memory(
+            self.ledger,
+            self.model,
+            self.editors[entrant.contender.label],
+            entrant.layers,
+            self.language_model,
+            facts,
+            batch_tokens=self.options.batch_tokens,
+            progress=self.options.progress,
+        )
+        return solved.weights, solved.warnings
+
+
+def drawn(free: Sequence[int], size: int, seed: int) -> list[int]:
+    """Places of so many facts: those of `malmen eval` with this number and seed, in an order of their own."""
+    places = [free[i] for i in choose(len(free), size, seed)]
+    random.Random(f"{seed} order").shuffle(places)
+    return places
+
+
+def first_answers(answers: Answers, count: int) -> Answers:
+    """The answers to the first questions."""
+    kept: dict[str, Any] = {}
+    for field in fields(answers):
+        value = getattr(answers, field.name)
+        kept[field.name] = value if value is None else value[:count]
+    return Answers(**kept)

@@ -1,0 +1,84 @@
+"""Keeping an editor in the workspace, and naming it before it is kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+
+from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
+from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_durably
+from malmen_cli.errors import UsageError
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store
+from malmen_cli.operations.editors import DESCRIPTION, TENSORS
+from malmen_cli.operations.layers import TensorLayer, layers_of
+
+
+def chosen_layers(ledger: Ledger, model: ModelRecord, globs: Sequence[str] | None) -> list[TensorLayer]:
+    """The layers that an editor is to edit: those of the registration, or those that globs over module paths name.
+
+    Raises:
+        UsageError: others are named while facts are active. UnsupportedModel: layers that cannot be edited.
+    """
+    if globs is None:
+        return layers_of(model.architecture)
+    from malmen_cli.language_models.language_model import LanguageModel
+    from malmen_cli.operations.matching import match_tensor, stored_dtype_of
+
+    with ledger.read() as db:
+        state = store.state(db, model.id)
+    if any(digest != model.manifest.tensors[name].digest for name, digest in state.items()):
+        # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
+        raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
+    language_model = LanguageModel(model.path, layers=globs, dtype=stored_dtype_of(model.manifest))
+    language_model.require_usable()
+    return [match_tensor(model.manifest, layer) for layer in language_model.layers]
+
+
+def editor_id(model: ModelRecord, files: Mapping[str, bytes]) -> str:
+    """The digest of what an editor is (tensors, base, layers, settings, model), not of how it came to be."""
+    description = json.loads(files[DESCRIPTION])
+    identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
+    return short(digest_json([identity, digest_bytes(files[TENSORS])]))
+
+
+def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
+    """The record of an editor that is in no ledger, with the id that keeping it would give it."""
+    description = json.loads(files[DESCRIPTION])
+    return EditorRecord(
+        id=editor_id(model, files),
+        model_id=model.id,
+        digest="",
+        created_at="",
+        per_fact=description["per_fact"],
+        config={name: description[name] for name in ("layers", "config")},
+        scores={},
+    )
+
+
+def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
+    """Put an editor's folder in place in one step, then its row. Making the same one again finds that which is there.
+
+    Raises:
+        MalmenError: the disk does not take it.
+    """
+    description, new = json.loads(files[DESCRIPTION]), editor_id(model, files)
+    with ledger.read() as db:
+        for editor in store.editors(db, model.id):
+            if editor.id == new:
+                check_editor(ledger, editor)
+                return editor
+    final = ledger.workspace.editors / new
+    if not final.exists():
+        temporary = ledger.workspace.editors / f".{new}.part"
+        shutil.rmtree(temporary, ignore_errors=True)
+        with in_words(final):
+            temporary.mkdir()
+            for name, data in files.items():
+                write_durably(temporary / name, data)
+            temporary.rename(final)
+    fsync_folder(final.parent)  # whoever put it there may have been killed before this
+    history = description["training"].get("history", [])
+    scores = max(history, key=lambda record: record["summary"]) if history else {}
+    config = {name: description[name] for name in ("layers", "config")}
+    return add_editor(ledger, model, new, per_fact=description["per_fact"], config=config, scores=scores)

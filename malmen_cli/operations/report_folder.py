@@ -1,0 +1,99 @@
+"""The folder of a comparison's report: what may be written where, and its files."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from malmen_cli.checkpoint.durable import make_folders, require_writable, write_durably
+from malmen_cli.errors import UsageError
+from malmen_cli.evaluation.comparison import Comparison, Question
+from malmen_cli.facts import printable
+
+HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
+_LARGEST = 256 << 20  # bytes of a report that is read
+_ANOTHER = "name another folder, or remove that one"
+
+
+def default_folder(model: str) -> Path:
+    """A folder in the current one, of the model and the day."""
+    return Path(f"malmen-eval-{model}-{datetime.now(UTC):%Y-%m-%d}")
+
+
+class ReportFolder:
+    """A folder that holds one report, or will. Other files in it are left alone.
+
+    Attributes:
+        latest: what was saved last.
+
+    Raises:
+        UsageError: there is something that is no folder, or a folder of something else. MalmenError: it cannot be
+            written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.latest: Comparison | None = None
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{_shown(path)} is there and is no folder", remedy="name another folder")
+        self._kept = self._read()
+        if path.is_dir():
+            require_writable(path)
+        else:
+            above = next(parent for parent in path.absolute().parents if parent.exists())
+            require_writable(above)
+
+    def resumed(self, question: Question) -> Comparison | None:
+        """The report that is there, of this very question; None where there is none yet.
+
+        Raises:
+            UsageError: it answers another question.
+        """
+        kept = self._kept
+        if kept is None:
+            return None
+        other = kept.question.differences(question)
+        if other:
+            raise UsageError(
+                f"{_shown(self.path)} holds a report of another question (it differs in {', '.join(other)})",
+                remedy=_ANOTHER,
+            )
+        return kept
+
+    def save(self, comparison: Comparison) -> None:
+        """Keep the points made so far: `report.json` alone."""
+        if not self.path.is_dir():
+            make_folders(self.path)
+        write_durably(self.path / JSON, comparison.to_json().encode())
+        self.latest = comparison
+
+    def draw(self, comparison: Comparison) -> list[Path]:
+        """Write the whole report, `report.html` first in what is returned."""
+        from malmen_cli.evaluation.plots import figures
+        from malmen_cli.evaluation.report_pages import html_page, markdown_page
+
+        self.save(comparison)
+        drawn = figures(comparison)
+        files = {HTML: html_page(comparison, drawn).encode(), MARKDOWN: markdown_page(comparison, drawn).encode()}
+        for figure in drawn:
+            files |= {f"{figure.name}.png": figure.png, f"{figure.name}.svg": figure.svg.encode()}
+        for name, data in files.items():
+            write_durably(self.path / name, data)
+        return [self.path / name for name in (HTML, MARKDOWN, JSON, *list(files)[2:])]
+
+    def _read(self) -> Comparison | None:
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return None
+        path = self.path / JSON
+        try:
+            if path.stat().st_size > _LARGEST:
+                raise ValueError("it is too large")
+            return Comparison.from_json(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            raise UsageError(
+                f"{_shown(self.path)} is not empty and holds no report of an evaluation", remedy=_ANOTHER
+            ) from None
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path), limit=None)

@@ -1,0 +1,161 @@
+"""Contains, probabilities of new and old targets, groups of facts: against a slow re-computation or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_scoring import CAP, Slow, average, examine, shifted
+from tiny_models import Family, load, make_facts
+
+from malmen_cli.evaluation.examination import Examination
+from malmen_cli.evaluation.generation import contains
+from malmen_cli.evaluation.groups import grouped
+from malmen_cli.evaluation.report import Report
+from malmen_cli.facts import Fact
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [
+        ("It is Rome.", "Rome"),
+        ("(Rome)", "Rome"),
+        ("Rome", "Rome."),
+        ("in New \t York City", "New  York"),
+        ("the U.S. Navy", "U.S."),
+        ("我住在巴黎市", "巴黎"),
+        ("-5 degrees", "-5"),
+    ],
+)
+def test_contains_whole_words(answer: str, target: str) -> None:
+    assert contains(answer, target)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [
+        ("Romeo", "Rome"),
+        ("rome", "Rome"),
+        ("the 1990s", "1990"),
+        ("café", "caf"),
+        ("", "Rome"),
+        ("New Yorkers", "York"),
+    ],
+)
+def test_does_not_contain(answer: str, target: str) -> None:
+    assert not contains(answer, target)
+
+
+def probability(state: Slow, prompt: str, labels: list[int]) -> float:
+    """The geometric mean of the labels' probabilities, one whole forward pass each."""
+    ids = list(state.tokenizer(prompt)["input_ids"])
+    logs = []
+    for label in labels:
+        with torch.no_grad():
+            logs.append(float(state.model(torch.tensor([ids])).logits[0, -1].log_softmax(0)[label]))
+        ids.append(label)
+    return float(torch.tensor(logs, dtype=torch.float64).mean().exp())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_probabilities_of_the_new_target_and_of_the_bases_own_answer(
+    tiny_folder: Callable[..., Path], family: Family
+) -> None:
+    folder = tiny_folder(family)
+    model, facts = load(folder), make_facts(8)
+    states = [Slow(folder, {}), Slow(folder, shifted(model))]
+    base_model = load(folder)
+    examination = Examination(model, facts, max_new_tokens=CAP)
+    before = examination.ask()
+    model.overlay(shifted(model))
+    report = examination.report(before, examination.ask(base=before))
+    compared = 0
+    for result in report.results:
+        target = base_model.tokenizing(result.prompt, result.target).labels
+        for state, said in zip(states, (result.before, result.after), strict=True):
+            assert said.new_probability == pytest.approx(probability(state, result.prompt, list(target)), rel=1e-9)
+            if said.old_probability is None:
+                continue
+            answer = base_model.tokenizing(result.prompt, result.before.generated or "").labels[: len(target)]
+            assert said.old_probability == pytest.approx(probability(state, result.prompt, list(answer)), rel=1e-9)
+            assert said.new_over_old == (said.new_probability > said.old_probability)
+            compared += 1
+    assert compared > len(facts)
+    assert all(x.before.old_probability is None for x in report.of_kind("unrelated"))
+    change = report.measures.new_over_old["edit"]
+    wins = [float(x.after.new_over_old) for x in report.of_kind("edit") if x.after.new_over_old is not None]
+    assert change.after is not None and change.after.value == pytest.approx(average(wins))
+
+
+def test_an_answer_that_is_the_target_already_is_not_compared(tiny_folder: Callable[..., Path]) -> None:
+    model = load(tiny_folder())
+    said = model.generate(["The capital of Bakeli is"], 1)[0].text
+    facts = [Fact("The capital of Bakeli is", said), *make_facts(3, start=5)]
+    examination = Examination(model, facts, max_new_tokens=1)
+    report = examination.report(examination.ask(), examination.ask())
+    assert report.results[0].before.exact_match is False  # cut off, and yet no other answer
+    assert report.results[0].before.contains and report.results[0].before.old_probability is None
+
+
+def test_nothing_old_is_known_where_nothing_is_generated(tiny_folder: Callable[..., Path]) -> None:
+    report = examine(load(tiny_folder()), make_facts(3), generate=False)
+    assert report.measures.new_over_old["edit"].after is None
+    assert report.measures.contains["edit"].after is None
+    new = report.measures.new_probability["edit"].after
+    assert new is not None and 0 < new.value < 1
+
+
+def test_measures_have_the_values_of_the_scores(tiny_folder: Callable[..., Path]) -> None:
+    report = examine(load(tiny_folder()), make_facts(6), max_new_tokens=CAP)
+    found = report.measures.as_dict()
+    for kind in ("edit", "rephrase", "unrelated"):
+        for when, scores in (("before", report.before), ("after", report.after)):
+            assert found["teacher_forced"][kind][when]["value"] == pytest.approx(scores.teacher_forced(kind))
+            assert found["exact_match"][kind][when]["value"] == pytest.approx(scores.generated[kind])
+            assert found["contains"][kind][when]["value"] >= found["exact_match"][kind][when]["value"]
+    six = report.six_scores
+    assert six.locality.forced is not None and six.locality.forced.value == pytest.approx(report.unchanged)
+    assert six.reliability.forced is not None
+    assert six.reliability.forced.value == pytest.approx(report.after.forced.edit_success)
+
+
+class TestGroups:
+    @pytest.fixture
+    def report(self, tiny_folder: Callable[..., Path]) -> Report:
+        tags = [("ground",), ("ground", "old"), ()]
+        facts = [replace(fact, tags=tags[i % 3]) for i, fact in enumerate(make_facts(18))]
+        return examine(load(tiny_folder()), facts, max_new_tokens=CAP)
+
+    def test_a_fact_is_in_a_group_for_each_of_its_tags(self, report: Report) -> None:
+        assert {group.name: group.facts for group in report.groups("tag")} == {"ground": 12, "old": 6}
+
+    def test_templates_are_prompts_without_their_subject(self, report: Report) -> None:
+        for group in report.groups("template"):
+            assert "{}" in group.name and group.facts >= 5
+        assert report.groups("template")
+
+    def test_a_groups_scores_are_those_of_its_facts_alone(self, report: Report) -> None:
+        [old] = [group for group in report.groups("tag") if group.name == "old"]
+        places = [i for i, fact in enumerate(report.facts) if "old" in fact.tags]
+        assert old.scores == report.part(places).six_scores
+        assert [fact.tags for fact in report.part(places).facts] == [("ground", "old")] * 6
+
+    def test_small_groups_are_left_out_and_the_worst_comes_first(self, report: Report) -> None:
+        for fewest in (1, 3):
+            groups = grouped(report.facts, report.results, "target", fewest)
+            assert min(group.facts for group in groups) >= fewest
+            means = [group.scores.harmonic_mean for group in groups]
+            assert [mean.value for mean in means if mean] == sorted(mean.value for mean in means if mean)
+        assert grouped(report.facts, report.results, "target", 19) == []
+
+
+def test_failed_facts_are_those_not_said(tiny_folder: Callable[..., Path]) -> None:
+    report = examine(load(tiny_folder()), make_facts(10), max_new_tokens=CAP)
+    failed = {fact.digest for fact in report.failed()}
+    assert failed >= set(report.wrong()) and failed
+    for result in report.of_kind("edit"):
+        right = result.after.accuracy == 1 and bool(result.after.exact_match)
+        assert (report.facts[result.fact].digest in failed) is not right

@@ -1,0 +1,197 @@
+"""The report of a comparison: what its pages say, that strangers' text stays text, and that its figures can be read."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+
+import numpy
+import pytest
+from reports import NASTY, SHOWN, made_up
+
+from malmen_cli.evaluation.comparison import SCHEMA, Comparison, Interval, over_seeds
+from malmen_cli.evaluation.plots import COLOURS, DPI, INK, Figure, canvas_of, figure_of, figures, sheets
+from malmen_cli.evaluation.report_pages import html_page, markdown_page, markdown_text
+from malmen_cli.evaluation.report_tables import harmonic_table, score_table
+
+
+class Page(HTMLParser):
+    """A page's tags with their attributes, its text, and what was never closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.open = "", list[str]()
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Comparison, list[Figure]]:
+    comparison = made_up(text=NASTY)
+    return comparison, figures(comparison)
+
+
+def test_json_comes_back_and_a_later_version_is_read(drawn: tuple[Comparison, list[Figure]]) -> None:
+    comparison, _ = drawn
+    text = comparison.to_json()
+    assert text.isascii() and Comparison.from_json(text) == comparison
+    later = json.loads(text) | {"more": 1}
+    later["points"][0]["more"] = 2
+    assert later["schema"] == SCHEMA and Comparison.from_json(json.dumps(later)) == comparison
+    for broken in ("{}", "[]", text.replace(SCHEMA, "another"), text.replace('"value": 0.', '"value": "x', 1)):
+        with pytest.raises(ValueError):
+            Comparison.from_json(broken)
+
+
+def test_points_that_are_missing_are_known() -> None:
+    whole = made_up(sizes=(4, 8), seeds=(0, 1))
+    assert whole.missing == [] and len(whole.wanted) == len(whole.points) == 8
+    half = whole.model_copy(update={"points": whole.points[:3]})
+    assert half.missing == whole.wanted[3:]
+    page = html_page(half, [])
+    assert "not finished: 3 of 8 points" in page and "not finished" not in html_page(whole, [])
+
+
+def test_over_seeds_is_the_mean_from_the_smallest_to_the_largest() -> None:
+    one, two = Interval(value=0.2, low=0.1, high=0.3), Interval(value=0.4, low=0.0, high=0.9)
+    assert over_seeds([one, None]) == one and over_seeds([]) is None
+    found = over_seeds([one, two])
+    assert found is not None and (found.low, found.high) == (0.2, 0.4) and found.value == pytest.approx(0.3)
+
+
+def test_html_is_whole_and_needs_nothing_beside_it(drawn: tuple[Comparison, list[Figure]]) -> None:
+    page = Page(html_page(*drawn))
+    assert page.open == []
+    images = page.of("img")
+    assert len(images) == 3
+    for image in images:
+        assert (image["src"] or "").startswith("data:image/svg+xml;base64,")
+        assert "The table below has all values." in (image["alt"] or "")
+    assert len(page.of("table")) == len(page.of("caption")) >= 7
+    assert {attributes.get("scope") for attributes in page.of("th")} == {"col", "row"}
+    assert not page.of("script") and not page.of("iframe")
+    links = [attributes.get("src") or attributes.get("href") for _, attributes in page.tags]
+    assert all(link.startswith("data:") for link in links if link)
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    [policy] = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+
+
+def test_a_strangers_text_is_shown_letter_by_letter(drawn: tuple[Comparison, list[Figure]]) -> None:
+    comparison, _ = drawn
+    html, markdown = html_page(comparison, drawn[1]), markdown_page(comparison, drawn[1])
+    # In the title and heading, the notes, the warnings, groups, worst facts, the source, contenders and the command.
+    assert Page(html).text.count(SHOWN) >= 12
+    for text in (html, markdown):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+        assert "<script>" not in text.replace(f"malmen eval {SHOWN}", "") and "onerror=alert(1)>" not in text.replace(
+            f"malmen eval {SHOWN}", ""
+        )
+    # Only the fenced command has it as it is, and no row of a table has gained a cell.
+    assert markdown.count("<script>") == 1 and f"```\nmalmen eval {SHOWN}\n```" in markdown
+    for block in re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE):
+        cells = [len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()]
+        assert len(set(cells)) == 1, block
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a_b*c", r"a\_b\*c"),
+        ("<b>&amp;", "&lt;b&gt;&amp;amp;"),
+        ("x | y", r"x \| y"),
+        ("http://a.b", r"http\://a.b"),
+        ("www.a.b", "www&#8203;.a.b"),
+        ("16: 3", "16: 3"),
+        ("$x$ ~y~ #z @w", r"\$x\$ \~y\~ \#z \@w"),
+    ],
+)
+def test_markdown_text(text: str, shown: str) -> None:
+    assert markdown_text(text) == shown
+
+
+def test_a_fence_is_longer_than_any_in_the_command() -> None:
+    page = markdown_page(made_up(text="````"), [])
+    assert "`````\nmalmen eval ````\n`````" in page
+
+
+def test_tables_mark_the_best_at_each_number_of_facts(drawn: tuple[Comparison, list[Figure]]) -> None:
+    comparison, _ = drawn
+    table = score_table(comparison)
+    assert [row[1].text for row in table.rows] == ["16", "16", "64", "64", "256", "256"]
+    assert [row[-1].best for row in table.rows] == [True, False] * 3
+    score = comparison.points[0].scores.harmonic_mean
+    assert score is not None
+    assert (table.rows[0][-1].text, table.rows[0][-1].interval) == (
+        f"{score.value:.3f}",
+        f"{score.low:.2f} to {score.high:.2f}",
+    )
+    # One method alone is not the best of anything.
+    assert not any(cell.best for row in score_table(made_up(labels=("malmen",))).rows for cell in row)
+    assert len(harmonic_table(comparison).rows) == 2
+
+
+def test_without_free_answers_there_are_three_scores() -> None:
+    comparison = made_up(sizes=(4,), generated=False)
+    page = html_page(comparison, [])
+    assert "Generated" not in page and "Reliability, generated" not in page
+    assert len(score_table(comparison).header) == 6
+    [curve, _, _] = sheets(comparison)
+    assert "three scores" in curve.title and len(curve.panels) == 3
+
+
+def test_figures_are_the_same_every_time_and_lines_differ(drawn: tuple[Comparison, list[Figure]]) -> None:
+    from matplotlib.image import imread
+
+    comparison, first = drawn
+    assert [figure.name for figure in first] == ["curve", "harmonic_mean", "paper"]
+    assert figure_of(comparison, sheets(comparison)[1]) == first[1]
+    for figure in first:
+        pixels = imread(BytesIO(figure.png), format="png")[..., :3]
+        assert pixels.shape[1] > 3 * DPI
+        # The page is white, and both methods' colours and the ink are on it.
+        assert (pixels == 1).all(-1).mean() > 0.5
+        for colour in (*COLOURS[:2], INK):
+            wanted = numpy.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+            assert (numpy.abs(pixels - wanted).max(-1) < 0.02).sum() > 100, (figure.name, colour)
+        assert INK not in figure.svg.partition("</style>")[2] and "currentColor" in figure.svg
+
+
+def test_nothing_is_drawn_over_something_else() -> None:
+    """Titles, tick labels and legend of a figure with many methods and numbers of facts do not overlap."""
+    from matplotlib.text import Text
+
+    many = made_up(
+        labels=("malmen 41e9c52d43", "malmen 0123456789", "ultraedit", "memit", "mend", "ft", "locft-bf"),
+        sizes=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 16384),
+    )
+    for sheet in sheets(many):
+        canvas = canvas_of(many, sheet)
+        canvas.draw_without_rendering()
+        texts = [text for text in canvas.findobj(Text) if text.get_text() and text.get_visible()]
+        boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+        assert len(boxes) > 15
+        for place, (words, box) in enumerate(boxes):
+            assert min(box.x0, box.y0) >= -1, words
+            assert box.x1 <= canvas.bbox.x1 + 1 and box.y1 <= canvas.bbox.y1 + 1, words
+            for others, other in boxes[place + 1 :]:
+                assert not box.overlaps(other), (words, others)

@@ -1,0 +1,204 @@
+"""Comparing editors over numbers of facts: nested facts, points that are kept, and a model that is left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_models import World, everything, fact_set, make_facts, make_world
+
+from malmen_cli.errors import UsageError
+from malmen_cli.evaluation.comparison import Comparison, Point
+from malmen_cli.facts import Fact
+from malmen_cli.methods.registry import METHODS
+from malmen_cli.operations.comparison import compare, contenders
+from malmen_cli.operations.comparison_bench import drawn, first_answers
+from malmen_cli.operations.evaluated import EvaluationOptions
+from malmen_cli.operations.evaluation import choose, evaluate_file
+from malmen_cli.operations.method_editors import MethodRequest
+from malmen_cli.operations.report_folder import ReportFolder
+
+OPTIONS = EvaluationOptions(max_new_tokens=3)
+FACTS = tuple(make_facts(12))
+
+
+class Stop(Exception):
+    """An interruption, at a point of a test's choice."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def run(
+    world: World,
+    folder: Path,
+    sizes: Sequence[int],
+    *,
+    facts: Sequence[Fact] = FACTS,
+    seeds: Sequence[int] = (0,),
+    methods: Sequence[str] = (),
+    options: EvaluationOptions = OPTIONS,
+    stop_after: int | None = None,
+) -> tuple[Comparison, list[Point]]:
+    """The comparison, and the points that were made for it now."""
+    made: list[Point] = []
+
+    def note(point: Point) -> None:
+        made.append(point)
+        if len(made) == stop_after:
+            raise Stop
+
+    with world.ledger() as (ledger, model):
+        given = fact_set(facts)
+        requests = [MethodRequest(METHODS[name]) for name in methods]
+        chosen = contenders(ledger, model, given, [], requests, sizes, seeds, options)
+        found = compare(ledger, model, given, chosen, sizes, seeds, options, ReportFolder(folder), made=note)
+    return found, made
+
+
+def without_time(point: Point) -> Point:
+    return point.model_copy(update={"seconds": 0.0, "asking_seconds": 0.0, "peak_bytes": None})
+
+
+def test_the_largest_point_is_what_eval_says_and_nothing_is_written(world: World, tmp_path: Path) -> None:
+    before = everything(world)
+    found, made = run(world, tmp_path / "r", [3, 6])
+    assert everything(world) == before
+    assert [point.n_edits for point in made] == [3, 6] and found.missing == []
+    point = made[-1]
+    with world.ledger() as (ledger, model):
+        evaluated = evaluate_file(ledger, model, fact_set(FACTS), replace(OPTIONS, n_edits=6))
+    report = evaluated.report
+    assert point.asked == report.asked and point.edited == 6
+    # The same facts in another order, so in other batches: no more than rounding may differ.
+    for ours, theirs in (
+        (point.scores.reliability.teacher_forced, report.six_scores.reliability.forced),
+        (point.scores.locality.teacher_forced, report.six_scores.locality.forced),
+    ):
+        assert ours is not None and theirs is not None
+        assert ours.value == pytest.approx(theirs.value, abs=0.05)
+    assert pytest.approx((report.before.forced.edit_success, report.before.forced.locality)) == (
+        point.before.ES,
+        point.before.LS,
+    )
+    assert point.seconds > 0 and point.asking_seconds > 0
+    assert point.peak_bytes is None or point.peak_bytes > 10_000_000
+
+
+def test_a_point_does_not_depend_on_the_points_before_it(world: World, tmp_path: Path) -> None:
+    """The model is back at its base after every point, also after methods that work with its weights."""
+    methods = ("malmen", "ft", "ultraedit")
+    together, _ = run(world, tmp_path / "together", [2, 4], methods=methods)
+    again, _ = run(world, tmp_path / "again", [2, 4], methods=methods[:1])
+    ours = [without_time(point) for point in together.points if point.contender == "malmen"]
+    assert ours == [without_time(point) for point in again.points]
+    assert together.labels == list(methods) and len(together.points) == 6
+
+
+def test_facts_are_nested_and_those_of_eval() -> None:
+    free = [3, 5, 6, 8, 9, 11, 14]
+    whole = drawn(free, 5, 1)
+    assert sorted(whole) == [free[i] for i in choose(7, 5, 1)]
+    assert drawn(free, 5, 1) == whole and drawn(free, 5, 2) != whole
+    assert sorted(drawn(free, 99, 1)) == free
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    with pytest.raises(Stop):
+        run(world, folder, [2, 4, 6], stop_after=2)
+    kept = Comparison.from_json((folder / "report.json").read_bytes())
+    assert [point.n_edits for point in kept.points] == [2, 4]
+    found, made = run(world, folder, [2, 4, 6])
+    assert [point.n_edits for point in made] == [6]
+    assert found.points[:2] == kept.points
+    whole, _ = run(world, tmp_path / "whole", [2, 4, 6])
+    assert list(map(without_time, found.points)) == list(map(without_time, whole.points))
+    assert run(world, folder, [2, 4, 6])[1] == []
+
+
+def test_a_folder_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    run(world, folder, [2])
+    kept = (folder / "report.json").read_bytes()
+    for sizes, seeds, options in (([2, 3], (0,), OPTIONS), ([2], (1,), OPTIONS), ([2], (0,), EvaluationOptions())):
+        with pytest.raises(UsageError, match="another question"):
+            run(world, folder, sizes, seeds=seeds, options=options)
+    for name in ("notes.txt", "report.json"):
+        other = tmp_path / name.removesuffix(".txt").removesuffix(".json")
+        other.mkdir()
+        (other / name).write_text('{"schema": "another"}')
+        with pytest.raises(UsageError, match="holds no report"):
+            run(world, other, [2])
+        assert [path.name for path in other.iterdir()] == [name]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is no folder"):
+        run(world, tmp_path / "file", [2])
+    assert (folder / "report.json").read_bytes() == kept
+    (tmp_path / "empty").mkdir()
+    assert run(world, tmp_path / "empty", [2])[0].missing == []
+
+
+def test_what_a_reader_must_know_is_noted(world: World, tmp_path: Path) -> None:
+    bare = [replace(fact, unrelated=()) for fact in FACTS]
+    long = replace(FACTS[0], prompt="The capital of " + "Bakeli and " * 99 + "is")
+    found, made = run(world, tmp_path / "r", [3, 5, 99], facts=[*bare[:8], long])
+    notes = "\n".join(found.notes)
+    assert "99 facts were asked for, and there are 9: all of them are taken." in notes
+    assert "8 of 8 facts (seed 0) have no unrelated prompts." in notes
+    assert "Of the facts that were drawn (seed 0) 1 did not fit the model: left out." in notes
+    assert [point.n_edits for point in made] == [3, 5, 9] and [point.edited for point in made] == [3, 5, 8]
+    assert made[-1].left_out == {"edit": 1} and made[0].left_out == {}
+    assert made[0].scores.locality.teacher_forced is None
+    lent, _ = run(world, tmp_path / "lent", [3], facts=bare)
+    assert "3 of 3 facts (seed 0) have no unrelated prompts: they are asked those of facts not edited." in lent.notes
+    assert lent.points[0].asked["unrelated"] == 3
+
+
+def test_facts_of_the_training_are_left_out_for_all(world: World, tmp_path: Path) -> None:
+    trained = make_facts(24, 4000)
+    found, made = run(world, tmp_path / "r", [4], facts=[*trained, *FACTS], methods=("malmen", "ultraedit"))
+    [note] = [note for note in found.notes if "training of malmen: left out for all" in note]
+    left_out = int(note.split()[0])
+    assert 0 < left_out < 24  # what was held out is not known to the editor
+    kept, _ = run(world, tmp_path / "kept", [36], facts=[*trained, *FACTS], options=replace(OPTIONS, overlap="keep"))
+    assert kept.points[0].edited == 36
+    everyone, _ = run(world, tmp_path / "all", [36], facts=[*trained, *FACTS])
+    assert everyone.points[0].edited == 36 - left_out
+    assert made[0].edited == 4
+
+
+def test_the_drift_of_a_text_is_measured(world: World, tmp_path: Path) -> None:
+    text = ("The capital of Bakeli is Rome. " * 40, "text.txt")
+    _, made = run(world, tmp_path / "r", [2, 6], options=replace(OPTIONS, drift=text))
+    ratios = [point.measures["drift"] for point in made]
+    assert all(ratio is not None and ratio > 0 and ratio != 1 for ratio in ratios)
+    assert json.loads((tmp_path / "r" / "report.json").read_text())["question"]["options"]["drift"].startswith(
+        "text.txt"
+    )
+
+
+def test_a_method_that_breaks_down_leaves_a_gap(world: World, tmp_path: Path) -> None:
+    with world.ledger() as (ledger, model):
+        given = fact_set(FACTS)
+        wild = METHODS["ft"].settings_class().model_validate({"learning_rate": 1000, "weight_decay": 1e12, "epochs": 9})
+        requests = [MethodRequest(METHODS["ft"], wild), MethodRequest(METHODS["malmen"])]
+        chosen = contenders(ledger, model, given, [], requests, [2], [0], OPTIONS)
+        found = compare(ledger, model, given, chosen, [2], [0], OPTIONS, ReportFolder(tmp_path / "r"))
+    assert [point.contender for point in found.points] == ["malmen"]
+    assert found.missing == [("ft", 2, 0)]
+    assert any(note.startswith("No point of ft at 2 facts (seed 0): ") for note in found.notes)
+    alone, _ = run(world, tmp_path / "alone", [2])
+    assert without_time(found.points[0]) == without_time(alone.points[0])
+
+
+def test_first_answers_are_those_of_the_first_questions() -> None:
+    from malmen_cli.evaluation.examination import Answers
+
+    answers = Answers([[1], [2, 3], [4]], None, [0.1, 0.2, 0.3], [None, 0.5, 0.6])
+    assert first_answers(answers, 2) == Answers([[1], [2, 3]], None, [0.1, 0.2], [None, 0.5])
