@@ -48,6 +48,11 @@ VARIANTS: Mapping[str, Contender] = {
     "strength-16": _variant("alpha / n starts at 16, of 32 rows", editor={"initial_strength": 16.0}),
     "change-0.1": _variant("|d| starts at a tenth of what the layer puts out", editor={"initial_change": 0.1}),
     "scalars-0.01": _variant("learning rate 1e-2 of step size, ridge and alpha", scalar_learning_rate=1e-2),
+    "slow-scalars": _variant(
+        "ridge, strength and step sizes learn at 1e-2 and start where they did before: power 0.75, and 0.01 of the keys' norm",
+        scalar_learning_rate=1e-2,
+        editor={"initial_power": 0.75, "initial_ridge": 1.5},
+    ),
     "always-256": _variant("every step edits 256 facts, not 1 to 256", sample_size=False),
     "facts-64": _variant("steps of 1 to 64 facts", facts_per_step=64),
     "facts-1024": _variant("steps of 1 to 1,024 facts", facts_per_step=1024),
