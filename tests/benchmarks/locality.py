@@ -49,7 +49,7 @@ VARIANTS: Mapping[str, Contender] = {
     "change-0.1": _variant("|d| starts at a tenth of what the layer puts out", editor={"initial_change": 0.1}),
     "scalars-0.01": _variant("learning rate 1e-2 of step size, ridge and alpha", scalar_learning_rate=1e-2),
     "slow-scalars": _variant(
-        "ridge, strength and step sizes learn at 1e-2 and start where they did before: power 0.75, and 0.01 of the keys' norm",
+        "ridge, strength and step sizes learn at 1e-2, from p = 0.75 and ten times the ridge",
         scalar_learning_rate=1e-2,
         editor={"initial_power": 0.75, "initial_ridge": 1.5},
     ),
