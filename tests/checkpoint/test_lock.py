@@ -121,7 +121,11 @@ def test_control_characters_of_a_holder_are_escaped(tmp_path: Path) -> None:
         assert caught.value.message.isprintable()
 
 
-@pytest.mark.parametrize("content", [*ODD.values(), words(), words(pid=1, command="malmen gc")])
+@pytest.mark.parametrize(
+    "content",
+    [*ODD.values(), words(), words(pid=1, command="malmen gc")],
+    ids=[*ODD, "words of this process", "words of a gc"],  # the words hold a process id, which names no test twice
+)
 def test_a_file_left_over_is_taken_over_at_once(tmp_path: Path, content: bytes) -> None:
     """Whatever it says, a process that lives among it: the kernel knows that nobody holds it."""
     (tmp_path / LOCK_NAME).write_bytes(content)
