@@ -174,7 +174,8 @@ def _read(file: Path) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         data = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file}: {error}", remedy="Settings are read from a JSON or TOML file.") from None
+        why = error.strerror or error if isinstance(error, OSError) else error
+        raise UsageError(f"{file}: {why}", remedy="Settings are read from a JSON or TOML file.") from None
     if not isinstance(data, dict):
         raise UsageError(f"{file}: holds no table of settings")
     return data

@@ -314,6 +314,9 @@ def _asked_for(options: EvaluationOptions) -> dict[str, Any]:
         "generate": options.generate,
         "max_new_tokens": options.max_new_tokens,
         "device": options.device,
+        "dtype": options.dtype,
+        "batch_tokens": options.batch_tokens,
+        "check_old": options.check_old,
         "overlap_option": options.overlap,
     }
 

@@ -32,9 +32,10 @@ def numbers(text: str, option: str, *, smallest: int) -> list[int]:
     """
     found = [int(part) for part in text.split(",")] if _NUMBERS.fullmatch(text) else []
     if not found or min(found) < smallest:
+        example = "0,1,2" if smallest == 0 else "16,64,256"
         raise UsageError(
-            f"{option} takes a number of {smallest} or more, or several such as 16,64,256: not {printable(text)!r}",
-            remedy=f"malmen eval FILE {option} 16,64,256",
+            f"{option} takes a number of {smallest} or more, or several, such as {example}: not {printable(text)!r}",
+            remedy=f"Give them so: malmen eval FILE {option} {example}",
         )
     return sorted(set(found))
 
@@ -97,7 +98,7 @@ def report_comparison(
             say(f"{point.contender}, {point.n_edits:,} facts, seed {point.seed}: harmonic mean {score}")
 
     try:
-        chosen = contenders(ledger, model, facts, editors, methods, sizes, seeds, options)
+        chosen = contenders(ledger, model, facts, editors, methods, options)
         comparison = compare(
             ledger, model, facts, chosen, sizes, seeds, options, place, command=command_line(), made=made
         )

@@ -17,7 +17,7 @@ def print_list(db: sqlite3.Connection, model: str | None, *, json: bool, quiet: 
     found = evaluations(db, None if model is None else find_model(db, model).id)
     names = {record.id: record.name for record in store.models(db)}
     if json:
-        print_json([as_json(evaluation, names[evaluation.model_id]) for evaluation in found])
+        print_json([as_json(evaluation, names.get(evaluation.model_id, "-")) for evaluation in found])
     elif quiet:
         for evaluation in found:
             print(evaluation.id)
@@ -28,7 +28,7 @@ def print_list(db: sqlite3.Connection, model: str | None, *, json: bool, quiet: 
             (
                 evaluation.short,
                 evaluation.created_at[:16].replace("T", " "),
-                names[evaluation.model_id],
+                names.get(evaluation.model_id, "-"),
                 _by(evaluation),
                 printable(_what(evaluation), 30),
                 f"{evaluation.facts:,}",
@@ -112,7 +112,14 @@ def _number(evaluation: Evaluation, *path: str) -> float | None:
     value: Any = evaluation.details
     for name in ("scores", "six_scores", *path, "value"):
         value = value.get(name) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, (int, float)) else None
+    return _figure(value)
+
+
+def _figure(value: object) -> float | None:
+    """A score as it was kept; None of what is none, since a ledger may be a stranger's."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        return None
+    return float(value)
 
 
 def _fact_row(result: dict[str, Any]) -> list[object]:
@@ -126,5 +133,5 @@ def _fact_row(result: dict[str, Any]) -> list[object]:
         result.get("prompt", "-"),
         result.get("target", "-"),
         after.get("answer", "-") if said is None else said,
-        percent(accuracy) if isinstance(accuracy, (int, float)) else "-",
+        percent(_figure(accuracy)),
     ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.evaluation.bootstrap import Score, intervals, resampled_means
 
 if TYPE_CHECKING:
@@ -75,7 +75,11 @@ class RunningText:
         return found
 
     def drift(self, before: Sequence[float], after: Sequence[float]) -> Drift:
-        """What two states of the model said of the text."""
+        """What two states of the model said of the text.
+
+        Raises:
+            NumericalFailure: a perplexity that is not finite.
+        """
         import torch
 
         counts = torch.tensor([chunk.supervised for chunk in self.chunks], dtype=torch.float64)
@@ -85,7 +89,7 @@ class RunningText:
         tokens = sum(chunk.supervised for chunk in self.chunks)
         was, now, ratio = intervals(both)
         if not all(math.isfinite(x) for score in (was, now, ratio) for x in (score.value, score.low, score.high)):
-            raise UsageError(
+            raise NumericalFailure(
                 f"the perplexity of {self.source} is not finite", remedy="the model may be damaged, or not of text"
             )
         return Drift(self.source, tokens, len(self.chunks), was, now, ratio)

@@ -97,8 +97,8 @@ class Report:
         return [self.facts[x.fact] for x in self.of_kind("edit") if x.failed]
 
     def wrong(self) -> list[str]:
-        """Digests of the facts whose target is not predicted, teacher-forced, after the edit."""
-        return [self.facts[x.fact].digest for x in self.of_kind("edit") if x.after.accuracy < 1]
+        """The digests of those."""
+        return [fact.digest for fact in self.failed()]
 
     def _scores(self, state: Callable[[Result], Said]) -> StateScores:
         said = {kind: [state(result) for result in self.of_kind(kind)] for kind in KINDS}

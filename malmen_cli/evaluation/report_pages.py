@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from malmen_cli.evaluation.comparison import Comparison, Contender
+from malmen_cli.evaluation.comparison import Comparison
 from malmen_cli.evaluation.plots import Figure
 from malmen_cli.evaluation.report_tables import (
     Table,
@@ -192,8 +192,3 @@ def _markdown_rule(table: Table) -> Any:
     from markupsafe import Markup
 
     return Markup("|" + "---|" * table.names + "---:|" * (len(table.header) - table.names))
-
-
-def described(contender: Contender) -> str:
-    """A contender in a line of words."""
-    return ": ".join(part for part in (contender.label, contender.about) if part)

@@ -151,23 +151,25 @@ def contexts(model: LanguageModel, settings: MemitSettings) -> list[str]:
 
 def lookup_of(tokenizing: Tokenizing, fact: Fact, prefixes: Sequence[str]) -> Lookup:
     """A fact's texts; behind a context that leaves no room for it in the model's positions it is left out."""
-    texts, places = [tokenizing(fact.prompt, fact.target)], [_place(tokenizing, fact, fact.prompt)]
+    # Not in a context either, where the prompt alone does not name it: keys would be of two kinds of token.
+    subject = fact.subject if _subject_token(tokenizing, fact) is not None else None
+    texts, places = [tokenizing(fact.prompt, fact.target)], [_place(tokenizing, subject, fact.prompt)]
     for prefix in prefixes:
         text = tokenizing.fits(prefix + fact.prompt, fact.target)
         if text is not None:
             texts.append(text)
-            places.append(_place(tokenizing, fact, prefix + fact.prompt))
+            places.append(_place(tokenizing, subject, prefix + fact.prompt))
     essence = None
-    if _subject_token(tokenizing, fact) is not None and fact.subject:
-        ids = tuple(tokenizing.prompt_ids(f"{fact.subject} is a"))
-        place = last_subject_token(tokenizing, f"{fact.subject} is a", fact.subject)
+    if subject:
+        ids = tuple(tokenizing.prompt_ids(f"{subject} is a"))
+        place = last_subject_token(tokenizing, f"{subject} is a", subject)
         if place is not None and (tokenizing.limit is None or len(ids) <= tokenizing.limit):
             essence = (Tokens(ids, (0,)), place)
     return Lookup(tuple(texts), tuple(places), essence)
 
 
-def _place(tokenizing: Tokenizing, fact: Fact, prompt: str) -> int:
-    found = last_subject_token(tokenizing, prompt, fact.subject) if fact.subject else None
+def _place(tokenizing: Tokenizing, subject: str | None, prompt: str) -> int:
+    found = last_subject_token(tokenizing, prompt, subject) if subject else None
     return last_prompt_token(tokenizing, prompt) if found is None else found
 
 

@@ -102,8 +102,6 @@ _METHODS = (
 )
 
 METHODS: Mapping[str, Method] = {method.name: method for method in _METHODS}
-UNTRAINED = tuple(method.name for method in _METHODS if not method.trained)
-TRAINED = tuple(method.name for method in _METHODS if method.trained)
 
 
 def method_named(name: str) -> Method:

@@ -28,11 +28,9 @@ class SetMethod:
 
     Attributes:
         copies: float32 copies of the edited weights that `shifts` holds beside the model, for plans of memory.
-        differentiates: whether `shifts` runs the model backward, for plans of memory.
     """
 
     copies = 4  # weights, gradients and Adam's two moments
-    differentiates = True
 
     def __init__(self, settings: Any, shapes: Sequence[LayerShape]) -> None:
         self.settings, self.shapes = settings, tuple(shapes)

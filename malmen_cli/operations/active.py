@@ -140,6 +140,12 @@ def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None,
         trained = [x for x in store.editors(db, model.id) if method_of(x.config).trained]
         newest = next((x for x in trained if method_of(x.config).name == "malmen"), next(iter(trained), None))
         if newest is None:
+            untrained = [f"{method_of(x.config).name} ({x.id})" for x in store.editors(db, model.id)]
+            if untrained:
+                raise UsageError(
+                    f"{model.name} has no trained editor, but of other methods {', '.join(untrained[:5])}",
+                    remedy=f"Name one with --method or --editor, or train one: malmen train FILE --model {model.name}",
+                )
             raise UsageError(
                 f"{model.name} has no editor yet",
                 remedy=f"Train one: malmen train FILE --model {model.name}. Or do without: --method ultraedit.",

@@ -8,6 +8,7 @@ between facts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from malmen_cli import __version__
@@ -19,7 +20,7 @@ from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.ledger.entry_rows import now
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor
-from malmen_cli.operations.comparison_bench import ComparisonBench, Entrant, drawn
+from malmen_cli.operations.comparison_bench import ComparisonBench, Entrant
 from malmen_cli.operations.editors import settings_of
 from malmen_cli.operations.environment import environment
 from malmen_cli.operations.evaluated import EvaluationOptions
@@ -126,14 +127,12 @@ def contenders(
     facts: FactSet,
     editors: Sequence[str],
     methods: Sequence[MethodRequest],
-    sizes: Sequence[int],
-    seeds: Sequence[int],
     options: EvaluationOptions,
 ) -> list[Chosen]:
     """The editors that are named, and those of the methods: the newest of each, or one made in memory.
 
-    A method that is made from facts gets those of the largest number and the first seed. With nothing named it is the
-    editor in force, else the newest that was trained.
+    A method that is made from facts gets all of the file's, whichever are drawn of them: no point depends on the
+    others. With nothing named it is the editor in force, else the newest that was trained.
 
     Raises:
         UsageError: there is no such editor, or none can be made.
@@ -143,19 +142,19 @@ def contenders(
         found = [Chosen(choose_editor(db, model, name, none)) for name in editors]
         if not editors and not methods:
             return [Chosen(choose_editor(db, model, None, active_now(db, model)))]
-    largest = min(max(sizes, default=len(facts)), len(facts))
-    first = [facts.facts[place] for place in drawn(range(len(facts)), largest, min(seeds))]
     for request in methods:
         chosen = editor_by_method(
             ledger,
             model,
             request,
-            first,
+            facts.facts,
             beside=True,
             device=options.device,
             batch_tokens=options.batch_tokens,
             progress=options.progress,
         )
+        if chosen.made is not None:  # its model is let go of: the points load their own
+            chosen = replace(chosen, made=replace(chosen.made, language_model=None))
         found.append(chosen)
     return found
 
@@ -212,6 +211,8 @@ def _free(
         shared = sum(lessons.knows_subject(fact) for place, fact in enumerate(facts) if place not in own)
         if shared:
             told.append(f"{shared:,} other facts of the file share a subject with the training of {label}.")
+        if unrelated := lessons.known_unrelated(facts):
+            told.append(f"{unrelated:,} unrelated prompts of the file are of the training of {label}, and flatter LS.")
     free = [place for place in range(len(facts)) if place not in known or options.overlap == "keep"]
     if not free:
         raise UsageError(
@@ -219,10 +220,6 @@ def _free(
             remedy="evaluate facts that none has seen, or give --overlap keep to score them all the same",
         )
     return free, told
-
-
-def _named(text: str, source: str) -> str:
-    return f"{source}, {digest_bytes(text.encode())}"
 
 
 def _by_run(entrants: Sequence[Entrant]) -> Iterator[list[Entrant]]:

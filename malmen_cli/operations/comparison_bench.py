@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from malmen_cli.config import RunSettings
+from malmen_cli.errors import NumericalFailure
 from malmen_cli.evaluation.comparison import Contender, Point, Question
 from malmen_cli.evaluation.drift import RunningText
 from malmen_cli.evaluation.examination import Answers, Examination
@@ -129,7 +130,7 @@ class ComparisonBench:
             with spending(self.device) as asking:
                 progress = partial(self.options.progress, f"asking {label} at {size:,}")
                 after = examination.ask(progress, base=before)
-            drift = {} if self.text is None else {"drift": self._drift(self.text)}
+            drift, broken = self._drift()
         finally:
             self.language_model.overlay(self.base)
         report = replace(examination.report(before, after), facts=facts)
@@ -143,7 +144,7 @@ class ComparisonBench:
             peak_bytes=edit.peak_bytes,
             left_out={**report.left_out, "edit": size - len(facts)},
             measures=drift,
-            warnings=[*warnings, *out_of_range(entrant.record, len(facts))],
+            warnings=[*warnings, *out_of_range(entrant.record, len(facts)), *broken],
         )
 
     def notes(self, wanted: Sequence[tuple[str, int, int]]) -> list[str]:
@@ -211,9 +212,14 @@ class ComparisonBench:
             batch_tokens=self.options.batch_tokens, progress=partial(self.options.progress, "reading the text")
         )
 
-    def _drift(self, text: RunningText) -> float:
-        """Perplexity of the text to the model as it stands, over that to the base."""
-        return text.drift(self._text_of_base, self._read(text)).ratio.value
+    def _drift(self) -> tuple[dict[str, float], list[str]]:
+        """Perplexity of the text to the model as it stands, over that to the base; a warning where it is not finite."""
+        if self.text is None:
+            return {}, []
+        try:
+            return {"drift": self.text.drift(self._text_of_base, self._read(self.text)).ratio.value}, []
+        except NumericalFailure as error:
+            return {}, [error.message]
 
     def _edited(self, entrant: Entrant, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], list[str]]:
         """The weights after an edit of these facts alone, by module path, and warnings."""

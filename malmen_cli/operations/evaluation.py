@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from malmen_cli.errors import UsageError
-from malmen_cli.evaluation.drift import RunningText, require_causal
+from malmen_cli.errors import NumericalFailure, UsageError
+from malmen_cli.evaluation.drift import Drift, RunningText, require_causal
 from malmen_cli.evaluation.examination import Examination
 from malmen_cli.evaluation.metrics import agreement, mean
 from malmen_cli.evaluation.overlap import Overlap, TrainedOn
@@ -69,8 +69,7 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     free = _free(facts, known if options.overlap == "leave-out" else [])
     size = options.n_edits or (None if known_editor is None else known_editor.config["config"].get("facts_per_step"))
     places = [free[i] for i in choose(len(free), size, options.seed)]
-    picked = [facts.facts[i] for i in places]
-    editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, picked, options)
+    editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, facts.facts, options)
     record = editor.record
     opened = open_editor(
         ledger,
@@ -109,6 +108,7 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     language_model.overlay(solved.weights)
     asking = partial(options.progress, "asking the edited model")
     report = examination.report(before, examination.ask(asking, base=before))
+    drift, drift_warnings = _drift(text, text_before, options)
     return Evaluated(
         model=model,
         editor=None if editor.made is not None else record.id,
@@ -126,13 +126,14 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
             *([] if editor.made is None else editor.made.warnings),
             *solved.warnings,
             *out_of_range(record, len(chosen)),
+            *drift_warnings,
         ],
         facts_digest=facts.digest,
         method=method_of(record.config).name,
         made=None if editor.made is None else f"{editor.made.note}; it is kept nowhere",
         lent=lent,
         overlap=overlap_of(lessons, asked, report, len(known), left_out=options.overlap == "leave-out"),
-        drift=None if text is None else text.drift(text_before, _read(text, options)),
+        drift=drift,
     )
 
 
@@ -185,6 +186,7 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
     asking = partial(options.progress, "asking the checkpoint")
     report = examination.report(before, examination.ask(asking, base=before))
     _, others_after = _edit_success(language_model, others, options.batch_tokens)
+    drift, drift_warnings = _drift(text, text_before, options)
     return Evaluated(
         model=model,
         editor=now.editor_id,
@@ -198,10 +200,10 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
         report=report,
         not_in_effect=gone,
         others=OtherFacts(len(beside), asked, others_before, others_after),
-        warnings=[],
+        warnings=drift_warnings,
         facts_digest=FactSet(tuple(facts), source="").digest,
         overlap=_overlap_of_entry(ledger, editor, report),
-        drift=None if text is None else text.drift(text_before, _read(text, options)),
+        drift=drift,
         method=None if editor is None else method_of(editor.config).name,
     )
 
@@ -290,6 +292,19 @@ def _read(text: RunningText | None, options: EvaluationOptions) -> list[float]:
     return text.ask(batch_tokens=options.batch_tokens, progress=partial(options.progress, "reading the text"))
 
 
+def _drift(
+    text: RunningText | None, before: Sequence[float], options: EvaluationOptions
+) -> tuple[Drift | None, list[str]]:
+    """The drift of the model as it stands; without one, and a warning, where the edit has broken the model for it: the
+    answers tell more of that than an error would."""
+    if text is None:
+        return None, []
+    try:
+        return text.drift(before, _read(text, options)), []
+    except NumericalFailure as error:
+        return None, [error.message]
+
+
 def _editor(ledger: Ledger, model: ModelRecord, options: EvaluationOptions) -> EditorRecord | None:
     """The editor of a file's evaluation: any of the model's, whichever is in force, since nothing is mixed.
 
@@ -306,7 +321,7 @@ def _editor(ledger: Ledger, model: ModelRecord, options: EvaluationOptions) -> E
 
 
 def _made(ledger: Ledger, model: ModelRecord, facts: Sequence[Fact], options: EvaluationOptions) -> Chosen:
-    """An editor made of the facts that are asked, in memory."""
+    """An editor made of the file's facts, in memory, whichever of them are asked."""
     assert options.method is not None
     request = options.method
     if options.dtype is not None:

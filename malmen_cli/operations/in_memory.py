@@ -101,7 +101,7 @@ def open_editor(
     placement = place_model(ledger, model, layers_of(record.config), device, settings, job)
     files = check_editor(ledger, record) if made is None else made.files
     editor, layers = load_editor(files, model, record, placement.device)
-    if made is not None:
+    if made is not None and made.language_model is not None:
         return Opened(chosen, settings, editor, layers, made.language_model)
     job = job_for("eval", settings, facts, batch_tokens, editor)
     needs = needs_for(model, layers, settings, job)

@@ -49,12 +49,13 @@ class Made:
     """An editor that was made just now and is kept nowhere yet.
 
     Attributes:
-        files: its two files. language_model: that it was made with, at its base weights, to go on with.
+        files: its two files. language_model: that it was made with, at its base weights, to go on with; None where
+            whoever asked for it has let go of it.
         note: in words, what it was made from. warnings: in words too. seconds: that loading and making took.
     """
 
     files: Mapping[str, bytes]
-    language_model: LanguageModel
+    language_model: LanguageModel | None
     note: str
     warnings: list[str]
     seconds: float

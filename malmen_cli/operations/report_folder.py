@@ -12,7 +12,7 @@ from malmen_cli.facts import printable
 
 HTML, MARKDOWN, JSON = "report.html", "report.md", "report.json"
 _LARGEST = 256 << 20  # bytes of a report that is read
-_ANOTHER = "name another folder, or remove that one"
+_ANOTHER = "name another folder with --report, or remove that one"
 
 
 def default_folder(model: str) -> Path:

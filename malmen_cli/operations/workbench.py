@@ -134,7 +134,7 @@ class Workbench:
     @cached_property
     def _loaded(self) -> LanguageModel:
         self._held: Mapping[str, str] = {}
-        if self._made is not None:
+        if self._made is not None and self._made.language_model is not None:
             return self._made.language_model
         return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, self._needs())
 

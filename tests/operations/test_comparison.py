@@ -56,7 +56,7 @@ def run(
     with world.ledger() as (ledger, model):
         given = fact_set(facts)
         requests = [MethodRequest(METHODS[name]) for name in methods]
-        chosen = contenders(ledger, model, given, [], requests, sizes, seeds, options)
+        chosen = contenders(ledger, model, given, [], requests, options)
         found = compare(ledger, model, given, chosen, sizes, seeds, options, ReportFolder(folder), made=note)
     return found, made
 
@@ -188,7 +188,7 @@ def test_a_method_that_breaks_down_leaves_a_gap(world: World, tmp_path: Path) ->
         given = fact_set(FACTS)
         wild = METHODS["ft"].settings_class().model_validate({"learning_rate": 1000, "weight_decay": 1e12, "epochs": 9})
         requests = [MethodRequest(METHODS["ft"], wild), MethodRequest(METHODS["malmen"])]
-        chosen = contenders(ledger, model, given, [], requests, [2], [0], OPTIONS)
+        chosen = contenders(ledger, model, given, [], requests, OPTIONS)
         found = compare(ledger, model, given, chosen, [2], [0], OPTIONS, ReportFolder(tmp_path / "r"))
     assert [point.contender for point in found.points] == ["malmen"]
     assert found.missing == [("ft", 2, 0)]
