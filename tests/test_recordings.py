@@ -22,9 +22,12 @@ TRAINING = {"--minutes 10": "--minutes 0.6"}
 
 
 @pytest.fixture
-def place(shared_dir: Path, tmp_path: Path) -> Path:
-    """The folder in which the README's session begins: a model and the facts of CounterFact."""
-    folder = tmp_path / "session"
+def place(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the README's session begins: a model and the facts of CounterFact.
+
+    Its path is short: a terminal would break longer lines.
+    """
+    folder = tmp_path_factory.mktemp("s") / "session"
     folder.mkdir()
     shutil.copytree(shared_dir / "models" / "cf-gpt2", folder / "my-model")
     shutil.copy(shared_dir / "data" / "counterfact" / "train.json", folder / "training-facts.json")

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ledger_world import EDITOR, apply, apply_draft, dump, fact, make_world, revert, tiny
 from recorded_writes import mark
@@ -285,7 +284,8 @@ def _save_editor(folder: Path) -> Iterator[None]:
 
 
 def _editor_files() -> dict[str, bytes]:
-    description: dict[str, Any] = {"base": "b", "layers": [], "config": {}, "training": {"history": [{"summary": 0.5}]}}
+    training = {"history": [{"summary": 0.5}]}
+    description = {"base": "b", "layers": [], "per_fact": True, "config": {}, "training": training}
     tensors = safetensors_bytes({"ridge": ("F32", (300,), b"\0\0\x80\x3f" * 300)})
     return {"editor.safetensors": tensors, "editor.json": json.dumps(description).encode()}
 

@@ -174,7 +174,7 @@ CASES = [
     case("no format version", without("format"), "does not hold just"),
     case("no base", without("base"), "does not hold just"),
     case("no settings", without("config"), "does not hold just"),
-    case("a set that it cannot be an editor of", described(per_fact=False), "per_fact|per fact"),
+    case("a set that it cannot be an editor of", described(per_fact=False), "of its rows what its method does"),
     case("a description that is no JSON", description("{"), "is damaged"),
     case("a description that is no table", description("[]"), "is damaged"),
     case("a description with infinities", described(config__clip=float("inf")), "clip|finite"),
