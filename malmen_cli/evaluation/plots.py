@@ -90,7 +90,7 @@ def require_plots() -> None:
     if absent:
         raise UsageError(
             f"a report of scores against the number of facts needs {' and '.join(absent)}, not installed here",
-            remedy='pip install "malmen[plot]"; one number of facts, and one method, need no report',
+            remedy='install it: pip install "malmen[plot]"; one number of facts, and one method, need no report',
         )
 
 
