@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from malmen_cli.editing.checked_tensors import check_tensors
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.editing.linear_algebra import Factor, gram, in_double, product
-from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
+from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel, wide
 from malmen_cli.language_models.texts import Tokens
@@ -66,16 +67,9 @@ class Memit(SetMethod):
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """See `SetMethod.load_tensors`."""
-        names = [f"covariance.{place}" for place in range(len(self.shapes))]
-        if set(names) != set(tensors):
-            raise UnsafeFile(f"editor: tensors {sorted(tensors)[:3]}, wanted {names[:3]}")
-        for name, shape in zip(names, self.shapes, strict=True):
-            tensor = tensors[name]
-            if tensor.shape != (shape.d_in, shape.d_in) or tensor.dtype != torch.float32:
-                raise UnsafeFile(f"editor: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}")
-            if not bool(torch.isfinite(tensor).all()):
-                raise UnsafeFile(f"editor: tensor {name} is not finite")
-        self.covariances = [tensors[name] for name in names]
+        widths = {f"covariance.{place}": shape.d_in for place, shape in enumerate(self.shapes)}
+        check_tensors(tensors, {name: ((width, width), {torch.float32}) for name, width in widths.items()})
+        self.covariances = [tensors[name] for name in widths]
 
     def check(self, model: LanguageModel, facts: Sequence[Fact]) -> None:
         """Facts whose prompt does not name their subject are refused, unless the settings say otherwise."""

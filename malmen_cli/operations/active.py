@@ -48,6 +48,16 @@ class Chosen:
     record: EditorRecord
     made: Made | None = None
 
+    @property
+    def warnings(self) -> list[str]:
+        """Of its making."""
+        return warnings_of(self.made)
+
+
+def warnings_of(made: Made | None) -> list[str]:
+    """What the making of an editor has to warn of; nothing where none was made."""
+    return [] if made is None else made.warnings
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -137,13 +147,14 @@ def choose_editor(db: sqlite3.Connection, model: ModelRecord, named: str | None,
         editor = store.editor(db, now.editor_id)
     else:
         # Another trained method is a baseline: it is used where it is asked for, or where there is nothing else.
-        trained = [x for x in store.editors(db, model.id) if method_of(x.config).trained]
+        there = store.editors(db, model.id)
+        trained = [x for x in there if method_of(x.config).trained]
         newest = next((x for x in trained if method_of(x.config).name == "malmen"), next(iter(trained), None))
         if newest is None:
-            untrained = [f"{method_of(x.config).name} ({x.id})" for x in store.editors(db, model.id)]
-            if untrained:
+            if there:
+                named = ", ".join(f"{method_of(x.config).name} ({x.id})" for x in there[:5])
                 raise UsageError(
-                    f"{model.name} has no trained editor, but of other methods {', '.join(untrained[:5])}",
+                    f"{model.name} has no trained editor, but of other methods {named}",
                     remedy=f"Name one with --method or --editor, or train one: malmen train FILE --model {model.name}",
                 )
             raise UsageError(

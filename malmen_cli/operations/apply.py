@@ -24,10 +24,10 @@ from malmen_cli.ledger import (
     unmoved,
     writing,
 )
-from malmen_cli.operations.active import Chosen, Proposal, out_of_range, propose, require_room_ahead
+from malmen_cli.operations.active import Chosen, Proposal, out_of_range, propose, require_room_ahead, warnings_of
 from malmen_cli.operations.checking import Check, Questions
 from malmen_cli.operations.copies import write_copy
-from malmen_cli.operations.environment import environment as environment
+from malmen_cli.operations.environment import environment
 from malmen_cli.operations.gates import judge, require_askable
 from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.packed_texts import PackedTexts
@@ -207,8 +207,7 @@ def open_bench(ledger: Ledger, proposal: Proposal, options: ApplyOptions, *, sto
 
 
 def _warnings(proposal: Proposal, solved: Solved) -> list[str]:
-    made = [] if proposal.made is None else proposal.made.warnings
-    return [*made, *solved.warnings, *out_of_range(proposal.editor, len(proposal.active))]
+    return [*warnings_of(proposal.made), *solved.warnings, *out_of_range(proposal.editor, len(proposal.active))]
 
 
 def _details(

@@ -86,7 +86,7 @@ def compare(
     made_with = [
         f"{entrant.contender.label}: {warning}"
         for editor, entrant in zip(editors, entrants, strict=True)
-        for warning in (editor.made.warnings if editor.made is not None else ())
+        for warning in editor.warnings
     ]
     comparison = folder.resumed(question) or Comparison(question=question, about=about)
     comparison = _noting(comparison, [*notes, *told, *made_with, *_size_notes(sizes, len(free))])

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from malmen_cli.config import RunSettings
-from malmen_cli.errors import NumericalFailure
 from malmen_cli.evaluation.comparison import Contender, Point, Question
-from malmen_cli.evaluation.drift import RunningText
 from malmen_cli.evaluation.examination import Answers, Examination
 from malmen_cli.evaluation.points import point_of
 from malmen_cli.facts import Fact, FactSet
@@ -26,7 +24,7 @@ from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import out_of_range
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.evaluated import EvaluationOptions
-from malmen_cli.operations.evaluation import choose
+from malmen_cli.operations.evaluation import choose, drift_of, examination_of, read_text, running_text_of
 from malmen_cli.operations.in_memory import edit_in_memory
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.memory import job_for, needs_for, place_model
@@ -102,7 +100,7 @@ class ComparisonBench:
         with reading(ledger, model):
             self.language_model = load_base(ledger, model, first.layers, placement, first.settings, needs)
         self.base = {layer.name: base_tensor(ledger, model, layer.tensor) for layer in first.layers}
-        self.text = None if options.drift is None else RunningText(self.language_model, *options.drift)
+        self.text = running_text_of(self.language_model, options)
         self._text_of_base: list[float] = []
         self._draws: dict[int, Draw] = {}
         self._answers: dict[int, tuple[Examination, Answers]] = {}
@@ -121,8 +119,8 @@ class ComparisonBench:
         entrant, draw = self.entrants[label], self.draw(seed)
         facts = draw.facts[:size]
         examination, before = self._of_base(seed, len(facts))
-        if self.text is not None and not self._text_of_base:
-            self._text_of_base = self._read(self.text)
+        if not self._text_of_base:
+            self._text_of_base = read_text(self.text, self.options)
         with spending(self.device) as edit:
             weights, warnings = self._edited(entrant, facts)
             self.language_model.overlay(weights)
@@ -130,7 +128,7 @@ class ComparisonBench:
             with spending(self.device) as asking:
                 progress = partial(self.options.progress, f"asking {label} at {size:,}")
                 after = examination.ask(progress, base=before)
-            drift, broken = self._drift()
+            drift, broken = drift_of(self.text, self._text_of_base, self.options)
         finally:
             self.language_model.overlay(self.base)
         report = replace(examination.report(before, after), facts=facts)
@@ -143,7 +141,7 @@ class ComparisonBench:
             asking_seconds=asking.seconds,
             peak_bytes=edit.peak_bytes,
             left_out={**report.left_out, "edit": size - len(facts)},
-            measures=drift,
+            measures={} if drift is None else {"drift": drift.ratio.value},
             warnings=[*warnings, *out_of_range(entrant.record, len(facts)), *broken],
         )
 
@@ -190,36 +188,12 @@ class ComparisonBench:
     def _of_base(self, seed: int, count: int) -> tuple[Examination, Answers]:
         """The questions about the first facts of a draw, and the base's answers, which are asked for once a draw."""
         if seed not in self._answers:
-            examination = self._examination(self.draw(seed).asked)
+            examination = examination_of(self.language_model, self.draw(seed).asked, self.options)
             answers = examination.ask(partial(self.options.progress, f"asking the base (seed {seed})"))
             self._answers = {seed: (examination, answers)}
         whole, answers = self._answers[seed]
-        examination = self._examination(self.draw(seed).asked[:count])
+        examination = examination_of(self.language_model, self.draw(seed).asked[:count], self.options)
         return examination, first_answers(answers, sum(question.fact < count for question in whole.questions))
-
-    def _examination(self, facts: Sequence[Fact]) -> Examination:
-        options = self.options
-        return Examination(
-            self.language_model,
-            facts,
-            generate=options.generate,
-            max_new_tokens=options.max_new_tokens,
-            batch_tokens=options.batch_tokens,
-        )
-
-    def _read(self, text: RunningText) -> list[float]:
-        return text.ask(
-            batch_tokens=self.options.batch_tokens, progress=partial(self.options.progress, "reading the text")
-        )
-
-    def _drift(self) -> tuple[dict[str, float], list[str]]:
-        """Perplexity of the text to the model as it stands, over that to the base; a warning where it is not finite."""
-        if self.text is None:
-            return {}, []
-        try:
-            return {"drift": self.text.drift(self._text_of_base, self._read(self.text)).ratio.value}, []
-        except NumericalFailure as error:
-            return {}, [error.message]
 
     def _edited(self, entrant: Entrant, facts: Sequence[Fact]) -> tuple[dict[str, Tensor], list[str]]:
         """The weights after an edit of these facts alone, by module path, and warnings."""

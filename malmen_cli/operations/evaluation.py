@@ -35,8 +35,8 @@ from malmen_cli.ledger import (
 from malmen_cli.ledger.evaluations import Evaluation, keep_evaluation
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range
-from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import settings_of, trained_on
+from malmen_cli.operations.environment import environment
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
 from malmen_cli.operations.in_memory import edit_in_memory, open_editor
 from malmen_cli.operations.layers import all_layers
@@ -91,10 +91,10 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     lenders = [fact for fact in (facts.facts[i] for i in free) if fact.prompt not in prompts]
     asked = lend_unrelated(chosen, lenders, options.seed)
     lent = sum(len(fact.unrelated) > len(own.unrelated) for fact, own in zip(asked, chosen, strict=True))
-    examination = _examination(language_model, asked, options)
-    text = _running_text(language_model, options)
+    examination = examination_of(language_model, asked, options)
+    text = running_text_of(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
-    text_before = _read(text, options)
+    text_before = read_text(text, options)
     solved = edit_in_memory(
         ledger,
         model,
@@ -108,7 +108,7 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
     language_model.overlay(solved.weights)
     asking = partial(options.progress, "asking the edited model")
     report = examination.report(before, examination.ask(asking, base=before))
-    drift, drift_warnings = _drift(text, text_before, options)
+    drift, drift_warnings = drift_of(text, text_before, options)
     return Evaluated(
         model=model,
         editor=None if editor.made is not None else record.id,
@@ -123,7 +123,7 @@ def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: 
         not_in_effect=[],
         others=None,
         warnings=[
-            *([] if editor.made is None else editor.made.warnings),
+            *editor.warnings,
             *solved.warnings,
             *out_of_range(record, len(chosen)),
             *drift_warnings,
@@ -173,10 +173,10 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
         )
     numbers = [in_effect[i] for i in choose(len(in_effect), options.n_edits, options.seed)]
     language_model = load_base(ledger, model, list(layers.values()), options.device, settings)
-    examination = _examination(language_model, [facts[number - 1] for number in numbers], options)
-    text = _running_text(language_model, options)
+    examination = examination_of(language_model, [facts[number - 1] for number in numbers], options)
+    text = running_text_of(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
-    text_before = _read(text, options)
+    text_before = read_text(text, options)
     asked, others_before = _edit_success(language_model, others, options.batch_tokens)
     records = model.manifest.tensors
     weights: dict[str, Tensor] = {
@@ -186,7 +186,7 @@ def _evaluate_entry(ledger: Ledger, model: ModelRecord, entry: Entry, options: E
     asking = partial(options.progress, "asking the checkpoint")
     report = examination.report(before, examination.ask(asking, base=before))
     _, others_after = _edit_success(language_model, others, options.batch_tokens)
-    drift, drift_warnings = _drift(text, text_before, options)
+    drift, drift_warnings = drift_of(text, text_before, options)
     return Evaluated(
         model=model,
         editor=now.editor_id,
@@ -282,17 +282,19 @@ def _require_drift(model: ModelRecord, options: EvaluationOptions) -> None:
         require_causal(model.architecture.get("task", "causal"))
 
 
-def _running_text(model: LanguageModel, options: EvaluationOptions) -> RunningText | None:
+def running_text_of(model: LanguageModel, options: EvaluationOptions) -> RunningText | None:
+    """The text whose drift is asked for, as this model reads it."""
     return None if options.drift is None else RunningText(model, *options.drift)
 
 
-def _read(text: RunningText | None, options: EvaluationOptions) -> list[float]:
+def read_text(text: RunningText | None, options: EvaluationOptions) -> list[float]:
+    """What the model, as it stands, says of it (`RunningText.ask`); nothing without a text."""
     if text is None:
         return []
     return text.ask(batch_tokens=options.batch_tokens, progress=partial(options.progress, "reading the text"))
 
 
-def _drift(
+def drift_of(
     text: RunningText | None, before: Sequence[float], options: EvaluationOptions
 ) -> tuple[Drift | None, list[str]]:
     """The drift of the model as it stands; without one, and a warning, where the edit has broken the model for it: the
@@ -300,7 +302,7 @@ def _drift(
     if text is None:
         return None, []
     try:
-        return text.drift(before, _read(text, options)), []
+        return text.drift(before, read_text(text, options)), []
     except NumericalFailure as error:
         return None, [error.message]
 
@@ -379,7 +381,8 @@ def _edit_success(model: LanguageModel, facts: Iterable[Fact], batch_tokens: int
     return len(texts), mean(agreement(model.predictions(texts, batch_tokens=batch_tokens), texts))
 
 
-def _examination(model: LanguageModel, facts: Sequence[Fact], options: EvaluationOptions) -> Examination:
+def examination_of(model: LanguageModel, facts: Sequence[Fact], options: EvaluationOptions) -> Examination:
+    """All prompts of some facts, to be asked as the options say."""
     return Examination(
         model,
         facts,

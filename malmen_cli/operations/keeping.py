@@ -35,24 +35,22 @@ def chosen_layers(ledger: Ledger, model: ModelRecord, globs: Sequence[str] | Non
     return [match_tensor(model.manifest, layer) for layer in language_model.layers]
 
 
-def editor_id(model: ModelRecord, files: Mapping[str, bytes]) -> str:
-    """The digest of what an editor is (tensors, base, layers, settings, model), not of how it came to be."""
+def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
+    """The record of an editor that is in no ledger, as keeping it would make it but for when.
+
+    Its id is the digest of what it is (tensors, base, layers, settings, model), not of how it came to be.
+    """
     description = json.loads(files[DESCRIPTION])
     identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
-    return short(digest_json([identity, digest_bytes(files[TENSORS])]))
-
-
-def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
-    """The record of an editor that is in no ledger, with the id that keeping it would give it."""
-    description = json.loads(files[DESCRIPTION])
+    history = description["training"].get("history", [])
     return EditorRecord(
-        id=editor_id(model, files),
+        id=short(digest_json([identity, digest_bytes(files[TENSORS])])),
         model_id=model.id,
         digest="",
         created_at="",
         per_fact=description["per_fact"],
         config={name: description[name] for name in ("layers", "config")},
-        scores={},
+        scores=max(history, key=lambda record: record["summary"]) if history else {},
     )
 
 
@@ -62,15 +60,15 @@ def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) 
     Raises:
         MalmenError: the disk does not take it.
     """
-    description, new = json.loads(files[DESCRIPTION]), editor_id(model, files)
+    new = unkept(model, files)
     with ledger.read() as db:
         for editor in store.editors(db, model.id):
-            if editor.id == new:
+            if editor.id == new.id:
                 check_editor(ledger, editor)
                 return editor
-    final = ledger.workspace.editors / new
+    final = ledger.workspace.editors / new.id
     if not final.exists():
-        temporary = ledger.workspace.editors / f".{new}.part"
+        temporary = ledger.workspace.editors / f".{new.id}.part"
         shutil.rmtree(temporary, ignore_errors=True)
         with in_words(final):
             temporary.mkdir()
@@ -78,7 +76,4 @@ def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) 
                 write_durably(temporary / name, data)
             temporary.rename(final)
     fsync_folder(final.parent)  # whoever put it there may have been killed before this
-    history = description["training"].get("history", [])
-    scores = max(history, key=lambda record: record["summary"]) if history else {}
-    config = {name: description[name] for name in ("layers", "config")}
-    return add_editor(ledger, model, new, per_fact=description["per_fact"], config=config, scores=scores)
+    return add_editor(ledger, model, new.id, per_fact=new.per_fact, config=new.config, scores=new.scores)

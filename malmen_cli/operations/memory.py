@@ -13,7 +13,7 @@ from malmen_cli.language_models.footprint import Footprint, Job, Work, job_of, n
 from malmen_cli.language_models.placement import Placement, free_memory, place
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.methods.per_fact import RowEditor
-from malmen_cli.methods.registry import method_of
+from malmen_cli.methods.registry import METHODS, method_of
 from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.layers import TensorLayer, all_layers
 from malmen_cli.operations.tensors import torch_dtype
@@ -57,7 +57,7 @@ def job_for(
     kept = None
     if editor is not None and not isinstance(editor, SetMethod):
         kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)
-    if settings.method == "mend":  # which preserves none
+    if not METHODS[settings.method].load().preserves:
         kept = 0
     return job_of(work, settings.model_dump(), facts=max(1, facts), batch_tokens=batch_tokens, preserved_keys=kept)
 

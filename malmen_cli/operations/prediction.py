@@ -145,8 +145,8 @@ def _counts(
     capture = (own if len(fresh) == len(some) else texts.own(fresh)).times(factor)
     asked = own.times(factor) + others.times(factor)
     of_old = texts.own(list(old.values()))
-    # MEND's rows are those of all tokens, the last block's few taken to be as many.
-    everywhere = method_of(proposal.editor.config).name == "mend"
+    # Where rows are those of all tokens, the last block's few are taken to be as many.
+    everywhere = proposal.editor.per_fact and method_of(proposal.editor.config).load().everywhere
     new = {"encoder": capture.encoded, "answer": capture.answer if everywhere else capture.labels}
     names = {layer.name: layer for layer in layers_of(proposal.editor.config)}
     tensors = [names[layer.name].tensor for layer in layers]

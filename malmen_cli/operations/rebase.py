@@ -19,8 +19,8 @@ from malmen_cli.ledger import (
     writing,
 )
 from malmen_cli.operations.active import Chosen, active_now, out_of_range, require_room_ahead
-from malmen_cli.operations.apply import environment
 from malmen_cli.operations.checking import Check, Questions
+from malmen_cli.operations.environment import environment
 from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.workbench import Progress, Workbench, facts_of_active, silent
 
@@ -70,15 +70,15 @@ def rebase(
     with writing(ledger, model, command, timeout=lock_timeout) as settlement, ExitStack() as stack:
         with ledger.read() as db:
             now = active_now(db, model)
+        facts = facts_of_active(ledger, now.facts)
         if isinstance(editor, MethodRequest):
-            active = facts_of_active(ledger, now.facts)
             chosen = editor_by_method(
                 ledger,
                 model,
                 editor,
-                active,
+                facts,
                 beside=True,
-                make=bool(active),
+                make=bool(facts),
                 device=device,
                 batch_tokens=batch_tokens,
                 progress=progress,
@@ -107,7 +107,6 @@ def rebase(
                 made=chosen.made,
             )
         )
-        facts = facts_of_active(ledger, now.facts)
         bench.capture(facts)
         questions = Questions(bench.language_model, list(facts[:check_facts]), [], sample)
         before = questions.scores(), questions.answers()
@@ -116,8 +115,7 @@ def rebase(
         check = questions.check(*before)
         own = {layer.tensor for layer in bench.layers}
         restored = [change.name for change in solved.changes if change.name not in own]
-        made = [] if chosen.made is None else chosen.made.warnings
-        warnings = [*made, *solved.warnings, *out_of_range(record, len(bench.edits))]
+        warnings = [*chosen.warnings, *solved.warnings, *out_of_range(record, len(bench.edits))]
         if chosen.made is not None:
             record = chosen.made.keep(ledger, model)
         entry = commit_entry(

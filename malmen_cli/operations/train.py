@@ -18,8 +18,8 @@ from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, writing
 from malmen_cli.ledger.training_runs import write_note
-from malmen_cli.operations.apply import environment
 from malmen_cli.operations.editors import editor_files
+from malmen_cli.operations.environment import environment
 from malmen_cli.operations.keeping import chosen_layers, keep_editor
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.memory import job_for, needs_for, place_model

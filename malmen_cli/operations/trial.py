@@ -15,7 +15,7 @@ from malmen_cli.facts import Fact
 from malmen_cli.language_models.block_rates import clock_of
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.methods.per_fact import Answer
-from malmen_cli.operations.active import Proposal
+from malmen_cli.operations.active import Proposal, warnings_of
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
@@ -53,7 +53,7 @@ def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Tr
         edit_success=mean(known),
         prediction=_predict(proposal.model, bench, solved, reckoned, took),
         solve=solved.figures,
-        warnings=[*(proposal.made.warnings if proposal.made is not None else []), *solved.warnings],
+        warnings=[*warnings_of(proposal.made), *solved.warnings],
         memory=reckoned.memory,
     )
 
