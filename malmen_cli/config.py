@@ -66,8 +66,10 @@ class TrainingConfig(RunSettings):
     scalar_learning_rate: float = Field(default=5e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
     decay: bool = True  # learning rates fall to 0 along a cosine over the run
     warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
-    locality: float = Field(default=1.2, ge=0)  # coefficient of the KL divergence on unrelated prompts
+    locality: float = Field(default=0.9, ge=0)  # coefficient of the KL divergence on unrelated prompts
     edit: float = Field(default=1.0, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
+    # q of (1 - e^(-q l)) / q, in whose place a label's loss l would enter: what is lost anyway then pulls no more. 0: l
+    saturation: float = Field(default=0.5, ge=0, le=8)
     clip: float = Field(default=1.0, gt=0)  # gradient norm
     reduction: Literal["fact", "batch"] = (
         "fact"  # mean over a step's facts; batch: token means summed per batch (paper)
@@ -100,6 +102,7 @@ PAPER = {
     "warmup": 0.0,
     "locality": 1.0,
     "edit": 0.0,
+    "saturation": 0.0,
     "reduction": "batch",
     "editor_rows": 1024,
 }

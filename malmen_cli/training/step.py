@@ -28,7 +28,7 @@ from malmen_cli.training.rows import TrainingRow
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Parts of one step's loss, each a mean per fact in nats (recipe paper: sums of batch means)."""
+    """Parts of one step's loss, each a mean per fact in saturated nats (recipe paper: sums of batch means in nats)."""
 
     equivalent: float
     edit: float
@@ -151,7 +151,8 @@ class MetaStep:
         return float(loss.detach())
 
     def _reduced(self, losses: Tensor, batch: Batch) -> Tensor:
-        """Of losses per label: each text's mean, summed, or (recipe paper) the batch's token mean."""
+        """Of losses per label, saturated: each text's mean, summed, or (recipe paper) the batch's token mean."""
+        losses = saturated(losses, self.config.saturation)
         return (losses / batch.count).sum() if self.config.reduction == "fact" else losses.mean()
 
     def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:
@@ -167,6 +168,16 @@ class MetaStep:
     def _chunks(self, keys: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
         size, device = self.config.editor_rows, self.model.device
         return [(u.to(device), g.to(device)) for u, g in zip(keys.split(size), grads.split(size), strict=True)]
+
+
+def saturated(losses: Tensor, q: float) -> Tensor:
+    """(1 - e^(-q l)) / q per loss l in nats, at most 1 / q; l itself for q = 0.
+
+    Of a cross-entropy -log p this is (1 - p^q) / q, the generalized cross-entropy (arXiv 1805.07836): what counts in
+    the end is which answer is the likeliest, and a rephrase or an unrelated prompt that no editor of this kind can win,
+    whose loss has no bound, would be paid for with all those that it can.
+    """
+    return losses if q == 0 else -torch.expm1(-q * losses) / q
 
 
 def _finite(x: float) -> bool:

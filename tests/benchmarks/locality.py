@@ -59,6 +59,8 @@ VARIANTS: Mapping[str, Contender] = {
     "locality-0.4": _variant("locality coefficient 0.4", locality=0.4),
     "locality-4": _variant("locality coefficient 4", locality=4.0),
     "no-edit-loss": _variant("no loss on the edit prompts themselves", edit=0.0),
+    "saturation-0": _variant("losses count in full, however large", saturation=0.0, locality=1.2),
+    "saturation-1": _variant("losses are saturated twice as much", saturation=1.0),
     "end-of-text": _variant("the end of the answer is supervised", end_of_text=True),
     "bfloat16": _variant("the language model runs in bfloat16", dtype="bfloat16"),
     "one-block": _variant("hyper-networks of one block", editor={"blocks": 1}),

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from malmen_cli.config import TrainingConfig
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.training.rows import TrainingRow
-from malmen_cli.training.step import MetaStep
+from malmen_cli.training.step import MetaStep, saturated
 from malmen_cli.training.validation import validate
 
 TEXTS = [0, 3, 5, 6]
@@ -55,17 +55,37 @@ def dense_loss(setup: Setup, config: TrainingConfig, parameters: dict[str, Tenso
         row = setup.split.train[text]
         for part, coefficient in ((row.equivalent[0], 1.0), (row.edit, config.edit)):
             target = torch.tensor(part.labels)
-            losses.append(coefficient * cross_entropy(logits_of(setup, weights, part), target))
+            found = cross_entropy(logits_of(setup, weights, part), target, reduction="none")
+            losses.append(coefficient * _written_out(found, config.saturation).mean())
         base, edited = (logits_of(setup, w, row.unrelated[0]).log_softmax(1) for w in ({}, weights))
-        losses.append(config.locality * (base.exp() * (base - edited)).sum(1).mean())
+        divergences = (base.exp() * (base - edited)).sum(1)
+        losses.append(config.locality * _written_out(divergences, config.saturation).mean())
     return torch.stack(losses).sum() / len(TEXTS)
 
 
+def _written_out(losses: Tensor, q: float) -> Tensor:
+    return (1 - torch.exp(-q * losses)) / q if q else losses
+
+
+def test_a_saturated_cross_entropy_is_the_generalized_one_and_without_saturation_itself() -> None:
+    probabilities = torch.linspace(1e-12, 1, 101, dtype=torch.float64)
+    losses = -probabilities.log()
+    assert torch.equal(saturated(losses, 0.0), losses)
+    assert torch.allclose(saturated(losses, 1e-9), losses, rtol=1e-7, atol=0)
+    assert torch.allclose(saturated(losses, 1.0), 1 - probabilities)
+    assert torch.allclose(saturated(losses, 0.5), 2 * (1 - probabilities.sqrt()))
+    # What cannot be won hardly pulls: of 20 nats a ten-thousandth.
+    far = torch.tensor(20.0, dtype=torch.float64, requires_grad=True)
+    (pull,) = torch.autograd.grad(saturated(far, 0.5), far)
+    assert 0 < float(pull) < 1e-4
+
+
+@pytest.mark.parametrize("saturation", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_gradient_of_every_parameter_is_that_of_autograd_through_a_dense_loss(
-    tmp_path: Path, family: Family
+    tmp_path: Path, family: Family, saturation: float
 ) -> None:
-    config = training_config(edit=0.7, locality=1.3)
+    config = training_config(edit=0.7, locality=1.3, saturation=saturation)
     setup = set_up(tmp_path, config, family=family)
     losses = setup.step(TEXTS, seed=0)
     parameters = {name: p.detach().double().requires_grad_() for name, p in setup.editor.named_parameters()}

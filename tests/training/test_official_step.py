@@ -60,7 +60,7 @@ class Both:
 
 
 def both(folder: Path, *, family: Family = "gpt2", facts: int = 24, batch: int = 32) -> Both:
-    config = training_config(editor=PAPER, edit=0, locality=1, reduction="batch", batch_tokens=100_000)
+    config = training_config(editor=PAPER, edit=0, locality=1, saturation=0, reduction="batch", batch_tokens=100_000)
     setup = set_up(folder, config, family=family, facts=facts)
     with torch.no_grad():  # what the layers of one shape do not share must differ, else a mix-up would not show
         setup.editor.raw_step_size += 1e-3 * torch.arange(len(setup.model.layers))
