@@ -7,14 +7,17 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from malmen_cli.errors import UnsafeFile
 
 ALGORITHM = "sha256"
 CHUNK = 1 << 20  # bytes read at a time
 THREADED = 1 << 24  # bytes from which several threads are worth their start
+
+T = TypeVar("T")
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -57,13 +60,27 @@ def digest_file(path: Path, start: int = 0, length: int | None = None) -> str:
 
 
 def digest_ranges(path: Path, ranges: Sequence[tuple[int, int]]) -> list[str]:
-    """`digest_file` of several (start, length) of one file: some at a time, since hashing keeps nobody else waiting."""
-    if len(ranges) < 2 or sum(length for _, length in ranges) < THREADED:
-        return [digest_file(path, start, length) for start, length in ranges]
+    """`digest_file` of several (start, length) of one file, in their order."""
+    return digest_many(lambda part: digest_file(path, *part), ranges, [length for _, length in ranges])
+
+
+def digest_many(digest: Callable[[T], str], items: Sequence[T], sizes: Sequence[int]) -> list[str]:
+    """`digest` of each item, in their order: some at a time, since hashing keeps nobody else waiting.
+
+    Args:
+        sizes: of the items, in bytes. The largest are begun first, so that no thread ends alone with one of them.
+
+    Raises:
+        what `digest` does, of the first item that it raises for.
+    """
+    if len(items) < 2 or sum(sizes) < THREADED:
+        return [digest(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor  # takes its time to load
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
-        return list(threads.map(lambda part: digest_file(path, *part), ranges))
+        order = sorted(range(len(items)), key=lambda place: -sizes[place])
+        begun = {place: threads.submit(digest, items[place]) for place in order}
+    return [begun[place].result() for place in range(len(items))]
 
 
 def short(digest: str) -> str:

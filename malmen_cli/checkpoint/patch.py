@@ -16,11 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from malmen_cli.checkpoint.digests import CHUNK, digest_ranges, short
-from malmen_cli.checkpoint.durable import Need, fsync_folder, require_space, temporary_beside, write_all
+from malmen_cli.checkpoint.durable import (
+    Need,
+    begin_writing,
+    fsync_folder,
+    require_space,
+    temporary_beside,
+    write_all,
+)
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
 from malmen_cli.errors import UnsafeFile, VerificationFailed, WrongBase
 
+PART = 8 << 20  # bytes that the kernel copies at a time, and the disk then begins to write
 _FICLONE = 0x40049409  # Linux: share the extents of one file with another
 
 
@@ -121,6 +129,7 @@ def copy_file(source: int, target: int, size: int) -> None:
         if not chunk:
             raise OSError(errno.EIO, "the file became shorter while it was copied")
         write_all(target, chunk, done)
+        begin_writing(target, done, len(chunk))
         done += len(chunk)
 
 
@@ -129,6 +138,7 @@ def _copy_in_kernel(source: int, target: int, size: int) -> int:
     done = 0
     if hasattr(os, "copy_file_range"):
         with suppress(OSError):
-            while done < size and (copied := os.copy_file_range(source, target, size - done, done, done)):
+            while done < size and (copied := os.copy_file_range(source, target, min(PART, size - done), done, done)):
+                begin_writing(target, done, copied)
                 done += copied
     return done

@@ -7,10 +7,11 @@ import os
 import secrets
 import tempfile
 import weakref
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from malmen_cli.checkpoint.digests import CHUNK, tag
+from malmen_cli.checkpoint.digests import CHUNK, digest_many, tag
 from malmen_cli.checkpoint.durable import NO_LINK, TEMPORARY, in_words, make_folders, write_all
 from malmen_cli.errors import MalmenError, VerificationFailed
 
@@ -99,6 +100,11 @@ class StagedObject:
     def discard(self) -> None:
         """Remove it now, whether or not it is complete."""
         self._removal()
+
+
+def digest_all(staged: Sequence[StagedObject]) -> list[str]:
+    """The digest of each, several computed at a time. Raises MalmenError as `digest` does."""
+    return digest_many(lambda data: data.digest, staged, [data.size for data in staged])
 
 
 def temporary_folder() -> Path:

@@ -103,10 +103,10 @@ def propose(ledger: Ledger, model: ModelRecord, facts: FactSet, editor: str | Ch
     """
     refs = tuple(map(reference, facts))
     with ledger.read() as db:
-        now = active_now(db, model)
+        entries, head = store.fold(db, model.id), store.head(db, model.id)
+        now = _in_force(entries, head)
         chosen = editor if isinstance(editor, Chosen) else Chosen(choose_editor(db, model, editor, now))
-        active = active_with(db, model, EntryFacts(PROPOSED, "apply", refs))
-        head = store.head(db, model.id)
+    active = active_facts([*entries, EntryFacts(PROPOSED, "apply", refs)])
     return Proposal(model, facts, chosen.record, head, now, superseded_by(refs, now.facts), active, chosen.made)
 
 
@@ -122,8 +122,13 @@ def edit_digests(active: Mapping[str, FactRef]) -> list[str]:
 
 def active_now(db: sqlite3.Connection, model: ModelRecord) -> ActiveSet:
     """The facts and the editor in force after the newest entry."""
-    facts = active_facts(store.fold(db, model.id))
-    return ActiveSet(facts, store.head(db, model.id).editor_id if facts else None)
+    return _in_force(store.fold(db, model.id), store.head(db, model.id))
+
+
+def _in_force(entries: Sequence[EntryFacts], head: Entry) -> ActiveSet:
+    """The facts in force after these entries, of which `head` is the newest."""
+    facts = active_facts(entries)
+    return ActiveSet(facts, head.editor_id if facts else None)
 
 
 def active_with(db: sqlite3.Connection, model: ModelRecord, entry: EntryFacts) -> dict[str, FactRef]:

@@ -20,6 +20,7 @@ from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import EditorRecord, FactRef, Ledger, ModelRecord, NewRows, RowSlice, check_editor, store
 from malmen_cli.ledger.row_files import RowTable
+from malmen_cli.ledger.staged import digest_all
 from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import edit_digests, require_room_ahead
@@ -208,8 +209,9 @@ class Workbench:
             )
         finally:
             self._hold(self.state)
-        for rows in self.fresh:
-            self._known[rows.layer].note_pack(rows.data.digest, rows.spans)  # which hashes them: once
+        digests = digest_all([rows.data for rows in self.fresh])
+        for rows, digest in zip(self.fresh, digests, strict=True):
+            self._known[rows.layer].note_pack(digest, rows.spans)
 
     def rows(self, layer: str) -> Sequence[RowSlice]:
         """Where the rows of all active facts lie at one layer, in the order of their edit digests."""

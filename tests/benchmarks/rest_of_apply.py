@@ -33,7 +33,6 @@ from malmen_cli.editing.normal_equation import NormalEquation
 from malmen_cli.facts import read_fact_set
 from malmen_cli.ledger import Ledger, ModelRecord, ObjectStore, create_workspace, store, transactions
 from malmen_cli.ledger.row_files import RowFile
-from malmen_cli.ledger.staged import StagedObject
 from malmen_cli.operations import active, rows, solving, workbench
 from malmen_cli.operations import apply as applying
 from malmen_cli.operations.models import register
@@ -45,6 +44,7 @@ REST = {
     "read, fold": [(applying, "propose"), (active, "require_room_ahead"), (applying, "require_room_ahead")],
     "check of the head": [(transactions, "_require_as_head")],
     "rows: written": [(RowFile, "write")],
+    "rows: hashed": [(workbench, "digest_all")],
     "rows: read": [(rows.RowReader, "chunk")],
     "base tensors read": [(solving, "base_tensor"), (workbench, "base_tensor")],
     "objects": [(ObjectStore, "put_many"), (transactions, "ensure_base_objects")],
@@ -93,8 +93,6 @@ def watched() -> Iterator[Watch]:
             for home, attribute in places:
                 if attribute in vars(home):
                     stack.enter_context(patch.object(home, attribute, watch.timed(name, vars(home)[attribute])))
-        digest = StagedObject.digest.fget  # type: ignore[attr-defined]
-        stack.enter_context(patch.object(StagedObject, "digest", property(watch.timed("rows: hashed", digest))))
         yield watch
 
 

@@ -37,6 +37,34 @@ def test_digests_of_ranges_are_those_of_each(threaded: int, tmp_path: Path, monk
         digests.digest_ranges(file, [*ranges, (0, 300_010)])
 
 
+def test_the_largest_digests_are_begun_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one thread the order is plain to see."""
+    monkeypatch.setattr(digests, "THREADED", 0)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    begun = []
+
+    def digest(text: str) -> str:
+        begun.append(text)
+        return digest_bytes(text.encode())
+
+    texts = ["a", "bbb", "", "cc", "ddd"]
+    assert digests.digest_many(digest, texts, [len(text) for text in texts]) == [digest(text) for text in texts]
+    assert begun[:5] == ["bbb", "ddd", "cc", "a", ""]
+
+
+@pytest.mark.parametrize("threaded", [0, 1 << 40], ids=["in threads", "in one"])
+def test_of_several_digests_that_fail_the_first_ones_error_is_raised(
+    threaded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "THREADED", threaded)
+
+    def digest(number: int) -> str:
+        raise UnsafeFile(f"number {number}", remedy="")
+
+    with pytest.raises(UnsafeFile, match="number 1"):
+        digests.digest_many(digest, [1, 2, 3], [1, 2, 3])
+
+
 def test_digests_are_tagged_and_shortened() -> None:
     digest = digest_bytes(b"")
     assert digest == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
@@ -15,6 +16,7 @@ from malmen_cli.checkpoint import (
     TensorChange,
     check_checkpoint,
     digest_bytes,
+    patch,
     read_manifest,
     read_tensor,
     write_changes,
@@ -114,3 +116,29 @@ def test_copying_by_hand_is_the_same_copy(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(os, "copy_file_range", partly)
         write_changes(folder, manifest, [change])
         assert check_checkpoint(folder, manifest, {change.name: change.after}) == []
+
+
+@pytest.mark.parametrize("hint", ["taken", "refused", "unknown"])
+def test_a_copy_in_parts_is_the_same_copy(hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the system makes of the hint that the disk may begin; it names every byte of the copy once."""
+    data = random.Random(0).randbytes(1050)
+    (tmp_path / "source").write_bytes(data)
+    hinted: list[tuple[int, int]] = []
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        hinted.append((offset, length))
+        if hint == "refused":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(patch, "PART", 100)
+    monkeypatch.setattr(patch, "_FICLONE", 0)  # else some file systems share the bytes instead
+    if hint == "unknown":
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fadvise", advise, raising=False)
+    with (tmp_path / "source").open("rb") as source, (tmp_path / "target").open("w+b") as target:
+        patch.copy_file(source.fileno(), target.fileno(), len(data))
+    assert (tmp_path / "target").read_bytes() == data
+    if hint != "unknown":
+        assert sum(length for _, length in hinted) == len(data)
+        assert [offset for offset, _ in hinted] == [sum(length for _, length in hinted[:i]) for i in range(len(hinted))]

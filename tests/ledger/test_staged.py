@@ -15,6 +15,7 @@ from ledger_world import EDITOR, apply_draft, fact, make_world, tiny
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from malmen_cli.checkpoint import digests
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.safetensors_file import read_header
@@ -22,7 +23,7 @@ from malmen_cli.errors import MalmenError, UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ObjectStore, RowPack, RowSlice, RowSpan, commit_entry, store, writing
 from malmen_cli.ledger.chain import SPANS, entry_digest
 from malmen_cli.ledger.row_files import RowFile, RowSpans, RowTable, row_file_size
-from malmen_cli.ledger.staged import StagedObject
+from malmen_cli.ledger.staged import StagedObject, digest_all
 
 numpy = pytest.importorskip("numpy")
 
@@ -122,6 +123,18 @@ class TestStaged:
         os.close(full)
         with pytest.raises(MalmenError, match="No space left"):
             staged.write(b"one", 0)
+
+    @pytest.mark.parametrize("threaded", [0, 1 << 40], ids=["in threads", "in one"])
+    def test_digests_of_several_are_those_of_each(
+        self, threaded: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(digests, "THREADED", threaded)
+        texts = [b"one", b"", b"three" * 500_000, b"four"]
+        staged = [StagedObject(tmp_path) for _ in texts]
+        for data, text in zip(staged, texts, strict=True):
+            data.write(text, 0)
+        assert digest_all(staged) == [digest_bytes(text) for text in texts]
+        assert ObjectStore(tmp_path).put_many(staged) == [digest_bytes(text) for text in texts]
 
     def test_an_entry_that_is_refused_leaves_no_rows(self, tmp_path: Path) -> None:
         workspace, _ = make_world(tmp_path)
