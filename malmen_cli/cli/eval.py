@@ -32,6 +32,7 @@ from malmen_cli.cli.options import (
     command_line,
     entry_json,
     open_ledger,
+    refuse_idle,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.errors import ExitCode, MalmenError, UnknownName, UsageError
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from malmen_cli.ledger import Entry, Ledger, ModelRecord
     from malmen_cli.ledger.evaluations import Evaluation
     from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
+
+_OF_KEPT = ("show_list", "show", "model", "workspace", "json", "quiet")
 
 GroupBy = Literal["tag", "template", "target"]
 OverlapOption = Literal["leave-out", "keep"]
@@ -65,6 +68,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
+    context: typer.Context,
     what: Annotated[
         str | None,
         typer.Argument(
@@ -179,7 +183,8 @@ def evaluate(
     matches if it is the target, outer white space and one closing full stop aside.
     """
     if show_list or show is not None:
-        _show_kept(show, what is not None or split is not None, model, workspace, json, quiet)
+        refuse_idle(context, "--list or --show, which evaluate nothing", used=_OF_KEPT)
+        _show_kept(show, model, workspace, json, quiet)
         return
     if what is None and split is None:
         raise UsageError(
@@ -191,14 +196,17 @@ def evaluate(
     reporting = report is not None or max(len(sizes), len(seeds), len(editors) + len(methods)) > 1
     if reporting:
         require_report(split is not None or (what is not None and is_file(what)), failed)
+        refuse_idle(context, "a report", idle=("sample", "by", "keep", "check_old", "force"))
     text = None if drift is None else running_text(drift)
     if failed is not None:
         refuse_existing(failed, force)
     if split is not None or (what is not None and is_file(what)):
         file = None if what is None else Path(what)
+        refuse_idle(context, "evaluating a file's facts", idle=("check_old",))
         facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     else:
         facts = None
+        refuse_idle(context, "evaluating an entry", idle=("overlap",))
         if any(given is not None for given in (editor, method, format, on_conflict)):
             raise UsageError(
                 f"--editor, --method, --format and --on-conflict are for a fact file, and {printable(str(what))} is "
@@ -255,11 +263,7 @@ def evaluate(
         print_evaluation(evaluated, sample, by)
 
 
-def _show_kept(
-    name: str | None, facts_named: bool, model: str | None, workspace: Path | None, json: bool, quiet: bool
-) -> None:
-    if facts_named:
-        raise UsageError("--list and --show evaluate nothing", remedy="leave out the fact file or entry, or the option")
+def _show_kept(name: str | None, model: str | None, workspace: Path | None, json: bool, quiet: bool) -> None:
     with open_ledger(workspace) as ledger, ledger.read() as db:
         if name is None:
             print_list(db, model, json=json, quiet=quiet)

@@ -89,7 +89,7 @@ def report_comparison(
     from malmen_cli.operations.comparison import compare, contenders
     from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
-    place = ReportFolder(default_folder(model.name) if folder is None else folder)
+    place = default_folder(model.name) if folder is None else ReportFolder(folder)
 
     def made(point: Point) -> None:
         if not quiet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +13,7 @@ import typer
 
 from malmen_cli.cli.completion import editor_ids, entry_ids, model_names, split_names
 from malmen_cli.cli.output import say
+from malmen_cli.errors import UsageError
 from malmen_cli.facts.formats import FactFormat
 from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
 from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
@@ -111,6 +112,27 @@ def open_ledger(workspace: Path | None, *, writing: bool = False) -> Iterator[Le
     say_waiting()
     with Ledger.open(find_workspace(workspace), writing=writing) as ledger:
         yield ledger
+
+
+def refuse_idle(context: typer.Context, where: str, *, used: Collection[str] = (), idle: Collection[str] = ()) -> None:
+    """Refuse options of the command line that have no part in what is asked for: a user who gives one expects more.
+
+    Args:
+        where: what is asked for, in words. used, idle: parameters of the command that have a part in it, or have none:
+            one of the two.
+
+    Raises:
+        UsageError: naming each such option.
+    """
+    given = [
+        max((name for name in parameter.opts if name.startswith("-")), key=len, default=parameter.human_readable_name)
+        for parameter in context.command.params
+        if (parameter.name not in used if used else parameter.name in idle)
+        and getattr(context.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+    ]
+    if given:
+        named, has, it = ", ".join(given), "has" if len(given) == 1 else "have", "it" if len(given) == 1 else "them"
+        raise UsageError(f"{named} {has} no part in {where}", remedy=f"Leave {it} out.")
 
 
 def say_waiting() -> None:

@@ -26,6 +26,7 @@ from malmen_cli.cli.options import (
     WorkspaceOption,
     command_line,
     open_ledger,
+    refuse_idle,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.cli.train_untrained import make_untrained
@@ -34,6 +35,11 @@ from malmen_cli.ledger import PATIENCE
 from malmen_cli.methods.registry import METHODS, method_named
 
 DEFAULT_MINUTES = 15.0
+
+_OF_UNTRAINED = (
+    *("file", "split", "format", "on_conflict", "text", "model", "layers", "method", "config", "seed"),
+    *("dtype", "chat_template", "end_of_text", "device", "lock_timeout", "workspace", "json", "quiet"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -52,6 +58,7 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
+    context: typer.Context,
     file: FactsArgument = None,
     split: SplitOption = None,
     model: ModelOption = None,
@@ -156,6 +163,7 @@ def train(
 
     chosen = method_named(method)
     if not chosen.trained:
+        refuse_idle(context, f"{method}, which is not trained", used=_OF_UNTRAINED)
         flags_of_run: dict[str, Any] = {
             "dtype": dtype,
             "chat_template": chat_template,

@@ -15,13 +15,16 @@ _LARGEST = 256 << 20  # bytes of a report that is read
 _ANOTHER = "name another folder with --report, or remove that one"
 
 
-def default_folder(model: str) -> Path:
-    """A folder in the current one, of the model and the day."""
-    return Path(f"malmen-eval-{model}-{datetime.now(UTC):%Y-%m-%d}")
+def default_folder(model: str) -> ReportFolder:
+    """A folder in the current one, of the model and the day, and of another question on that day a number."""
+    return ReportFolder(Path(f"malmen-eval-{model}-{datetime.now(UTC):%Y-%m-%d}"), gives_way=True)
 
 
 class ReportFolder:
     """A folder that holds one report, or will. Other files in it are left alone.
+
+    Args:
+        gives_way: nobody named it: where it holds a report of another question, it is the next of its name instead.
 
     Attributes:
         latest: what was saved last.
@@ -31,9 +34,13 @@ class ReportFolder:
             written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, gives_way: bool = False) -> None:
+        self._gives_way = gives_way
         self.latest: Comparison | None = None
+        self._take(path)
+
+    def _take(self, path: Path) -> None:
+        self.path = path
         if path.exists() and not path.is_dir():
             raise UsageError(f"{_shown(path)} is there and is no folder", remedy="name another folder")
         self._kept = self._read()
@@ -47,18 +54,18 @@ class ReportFolder:
         """The report that is there, of this very question; None where there is none yet.
 
         Raises:
-            UsageError: it answers another question.
+            UsageError: it answers another question, and was named.
         """
-        kept = self._kept
-        if kept is None:
-            return None
-        other = kept.question.differences(question)
-        if other:
-            raise UsageError(
-                f"{_shown(self.path)} holds a report of another question (it differs in {', '.join(other)})",
-                remedy=_ANOTHER,
-            )
-        return kept
+        first, number = self.path, 1
+        while self._kept is not None and (other := self._kept.question.differences(question)):
+            if not self._gives_way:
+                raise UsageError(
+                    f"{_shown(self.path)} holds a report of another question (it differs in {', '.join(other)})",
+                    remedy=_ANOTHER,
+                )
+            number += 1
+            self._take(first.with_name(f"{first.name}-{number}"))
+        return self._kept
 
     def save(self, comparison: Comparison) -> None:
         """Keep the points made so far: `report.json` alone."""

@@ -110,7 +110,8 @@ def test_gc_forgets_them(tmp_path: Path, file: Path) -> None:
     [
         (["--show", "0000"], "there is no evaluation"),
         (["--show", "HEAD"], "there is no evaluation"),
-        (["HEAD", "--list"], "evaluate nothing"),
+        (["HEAD", "--list"], "FILE|ID has no part in --list or --show, which evaluate nothing"),
+        (["--list", "--failed", "failed.jsonl", "--n-edits", "3"], "--n-edits, --failed have no part in --list"),
         (["--show", "0000", "--split", "few"], "evaluate nothing"),
         (["HEAD", "--drift", "no-such.txt"], "cannot read no-such.txt"),
         (["HEAD", "--drift", "."], "cannot read ."),

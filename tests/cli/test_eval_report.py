@@ -81,6 +81,11 @@ def test_several_numbers_make_a_report(
     # What is asked for again is there already.
     again, err = printed(world, file, "--n-edits", "2,4,99", "--seed", "0,1", "-q")
     assert again == f"{folder.name}/report.html\n" and err.count("harmonic mean") == 0
+    # Of other questions on the same day each has a folder of its own, and finds it again.
+    for number, sizes in ((2, "1,2"), (3, "1,3"), (2, "1,2")):
+        other, _ = printed(world, file, "--n-edits", sizes, "--no-generate", "-q")
+        assert other == f"{folder.name}-{number}/report.html\n"
+    assert len(list(tmp_path.glob("malmen-eval-*"))) == 3
 
 
 def test_json(world: World, file: Path, tmp_path: Path) -> None:
@@ -123,6 +128,9 @@ def test_what_makes_no_sense_is_refused(world: World, file: Path, tmp_path: Path
         (["HEAD", "--n-edits", "2,4"], "an entry is none"),
         (["HEAD", "--report", "r"], "an entry is none"),
         ([file, "--n-edits", "2,4", "--failed", tmp_path / "failed.jsonl"], "--failed is for one number"),
+        ([file, "--n-edits", "2,4", "--by", "tag", "--check-old", "3"], "--check-old, --by have no part in a report"),
+        ([file, "--check-old", "3"], "--check-old has no part in evaluating a file's facts"),
+        (["HEAD", "--overlap", "keep"], "--overlap has no part in evaluating an entry"),
         ([file, "--n-edits", "2,x"], "--n-edits takes a number of 1 or more"),
         ([file, "--n-edits", "2,4", "--seed", "-1"], "--seed takes a number of 0 or more"),
         ([file, "--n-edits", "2,4", "--report", file], "is no folder"),

@@ -223,6 +223,8 @@ class TestOnTheCommandLine:
         ]:
             code, _, said = run_malmen(world, "apply", file, *words)
             assert code == 2 and what in said, said
+        code, _, said = run_malmen(world, "train", file, "--method", "ultraedit", "--steps", "5", "--seed", "1")
+        assert code == 2 and "--steps has no part in ultraedit, which is not trained" in said, said
 
     def test_a_workspace_without_an_editor_applies_shows_and_takes_back(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, training=None)
