@@ -29,6 +29,9 @@ from malmen_cli.operations.layers import layers_of
 if TYPE_CHECKING:
     from malmen_cli.operations.method_editors import Made
 
+FEW = 32
+"""Facts below which a calibration is said to be of few."""
+
 PROPOSED = "proposed"
 """Id of an entry that is not in the ledger yet."""
 
@@ -205,8 +208,19 @@ def require_room_ahead(
     require_room(ledger, model, changed=tensors, objects=[*lengths, *packs], facts=facts, rows=rows, text=text)
 
 
+def few(method: str, facts: int) -> str:
+    """What to say of an editor of an untrained method that was calibrated on fewer facts than `FEW`."""
+    return (
+        f"the normaliser is calibrated on {facts:,} fact{'' if facts == 1 else 's'} alone: some hundred make a better "
+        f"edit (malmen train FILE --method {method})"
+    )
+
+
 def out_of_range(editor: EditorRecord, active: int) -> list[str]:
-    """A warning where the editor was never trained to edit as many, or as few, facts as are active at once."""
+    """A warning where the editor was never trained, or calibrated, to edit as many, or as few, facts at once."""
+    calibrated = editor.scores.get("calibrated_on")
+    if calibrated is not None and calibrated < min(FEW, active):
+        return [few(method_of(editor.config).name, calibrated)]
     trained = editor.config.get("config", {})
     largest = trained.get("facts_per_step")
     if largest is None:

@@ -42,7 +42,11 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
     """
     description = json.loads(files[DESCRIPTION])
     identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
-    history = description["training"].get("history", [])
+    training = description["training"]
+    scores: dict[str, Any] = max(training.get("history", ()), key=lambda record: record["summary"], default={})
+    if "made" in training:  # of a method without training
+        made_from = {"calibrated_on": training.get("facts"), "text": training.get("text")}
+        scores = {name: value for name, value in made_from.items() if value is not None}
     return EditorRecord(
         id=short(digest_json([identity, digest_bytes(files[TENSORS])])),
         model_id=model.id,
@@ -50,7 +54,7 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
         created_at="",
         per_fact=description["per_fact"],
         config={name: description[name] for name in ("layers", "config")},
-        scores=max(history, key=lambda record: record["summary"]) if history else {},
+        scores=scores,
     )
 
 

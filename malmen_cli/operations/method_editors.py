@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.config import RunSettings
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.errors import UsageError
@@ -18,7 +19,7 @@ from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, store, writing
 from malmen_cli.methods.registry import Method, method_of
 from malmen_cli.methods.settings import UltraEditSettings
 from malmen_cli.methods.ultraedit import UltraEdit
-from malmen_cli.operations.active import ActiveSet, Chosen, active_now
+from malmen_cli.operations.active import FEW, ActiveSet, Chosen, active_now, few
 from malmen_cli.operations.editors import editor_files, new_editor, settings_of
 from malmen_cli.operations.environment import environment
 from malmen_cli.operations.keeping import chosen_layers, keep_editor, unkept
@@ -27,16 +28,13 @@ from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
 from malmen_cli.operations.workbench import Progress, silent
 
-FEW = 32
-"""Facts below which a calibration is said to be of few."""
-
 
 @dataclass(frozen=True)
 class MethodRequest:
     """An editor that is asked for by its method.
 
     Attributes:
-        settings: None where any will do. text: running text, for a method that takes it.
+        settings: None where any will do. text: running text, for a method that takes it; None where any will do.
     """
 
     method: Method
@@ -116,7 +114,7 @@ def _in_force(db: sqlite3.Connection, model: ModelRecord, request: MethodRequest
     if _fits(editor, request):
         return editor
     other = method_of(editor.config).name
-    named = request.method.name if other != request.method.name else "the same method with other settings"
+    named = request.method.name if other != request.method.name else "the same method with other settings or text"
     raise UsageError(
         f"{len(now.facts)} active facts were applied by editor {editor.id} ({other}), "
         f"and {named} is never mixed with it",
@@ -131,7 +129,13 @@ def _newest(db: sqlite3.Connection, model: ModelRecord, request: MethodRequest) 
 def _fits(editor: EditorRecord, request: MethodRequest) -> bool:
     if method_of(editor.config) is not request.method:
         return False
+    if request.text is not None and editor.scores.get("text") != _digest(request.text):
+        return False
     return request.settings is None or settings_of(editor) == request.settings
+
+
+def _digest(text: str) -> str:
+    return digest_bytes(text.encode())
 
 
 def make_editor(
@@ -167,12 +171,11 @@ def make_editor(
         about["facts"] = count
         note += f": its normaliser is calibrated on {count:,} fact{'' if count == 1 else 's'}, and frozen"
         if count < FEW:
-            warnings.append(
-                f"the normaliser is calibrated on {count:,} facts alone: some hundred make a better edit "
-                f"(malmen train FILE --method {method.name})"
-            )
+            warnings.append(few(method.name, count))
     else:
         editor.prepare(language_model, facts, request.text, progress=progress)
+        if request.text is not None:
+            about["text"] = _digest(request.text)
     files = editor_files(editor, model, layers, settings, about)
     return Made(files, language_model, note, warnings, time.monotonic() - began)
 

@@ -24,7 +24,7 @@ from malmen_cli.operations.apply import Applied, ApplyOptions, apply_facts
 from malmen_cli.operations.editors import DESCRIPTION, load_editor
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
-from malmen_cli.operations.method_editors import MethodRequest, make_and_keep
+from malmen_cli.operations.method_editors import MethodRequest, find_by_method, make_and_keep
 from malmen_cli.operations.rebase import Rebased, rebase
 from malmen_cli.operations.rebuilding import rebuild
 
@@ -174,6 +174,14 @@ class TestMixing:
             with pytest.raises(UsageError, match="the same method with other settings"):
                 apply_facts(ledger, model, fact_set(B), ApplyOptions(method=asked), "malmen apply")
 
+    def test_another_running_text_is_another_editor(self, bare: World) -> None:
+        first, second = (f"{words} " * 40 for words in ("The capital of France is Paris.", "Rivers run to the sea."))
+        memit = method_named("memit")
+        with bare.ledger() as (ledger, model):
+            made, _ = make_and_keep(ledger, model, MethodRequest(memit, text=first), (), "malmen train")
+            for text, found in ((first, made), (None, made), (second, None)):
+                assert find_by_method(ledger, model, MethodRequest(memit, text=text)) == found
+
     def test_an_editor_without_training_is_nobodys_default(self, bare: World) -> None:
         make(bare, "ultraedit")
         with pytest.raises(UsageError, match=r"no trained editor, but of other methods ultraedit \(") as refused:
@@ -242,6 +250,12 @@ class TestOnTheCommandLine:
         assert (editor["id"], editor["method"], editor["config"]["change"]) == (shown["editor"], "ultraedit", 0.5)
         assert run_malmen(world, "revert", "HEAD")[0] == 0
         assert file_digests(world.checkpoint) == base
+        # Its normaliser saw the facts of the first apply, and is frozen: what comes later is told so.
+        few = f"the normaliser is calibrated on {len(A)} facts alone"
+        more = write_facts(tmp_path / "more.jsonl", make_facts(len(A) + 3))
+        again = run_malmen(world, "apply", more, "--method", "ultraedit", "--dry-run")
+        assert again[0] in (0, 3) and few in again[2], again
+        assert few not in run_malmen(world, "apply", file, "--method", "ultraedit", "--dry-run")[2]
         assert digest_bytes((world.checkpoint / "config.json").read_bytes())
 
 
