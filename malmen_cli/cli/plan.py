@@ -31,7 +31,7 @@ from malmen_cli.cli.options import (
     open_ledger,
 )
 from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say, size
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.facts import printable
 
 if TYPE_CHECKING:
@@ -150,18 +150,24 @@ def _by_method(
     bar: BarDisplay,
 ) -> Choice:
     """A saved plan names an editor, which must be there."""
-    from malmen_cli.operations.method_editors import editor_by_method
+    from malmen_cli.operations.method_editors import editor_by_method, find_by_method
     from malmen_cli.operations.models import pick_device
 
     request = asked.request()
 
     def choose(ledger: Ledger) -> Chosen:
+        if saved is not None and not request.method.trained and find_by_method(ledger, model, request) is None:
+            raise UsageError(
+                f"a saved plan names an editor that is kept, and {model.name} has none of {request.method.name} yet: "
+                "one would be made for this plan alone",
+                remedy="Leave out -o; or make and keep one first: "
+                f"malmen train FILE --model {model.name} --method {request.method.name}",
+            )
         return editor_by_method(
             ledger,
             model,
             request,
             facts.facts,
-            make=saved is None,
             device=pick_device(device),
             batch_tokens=batch_tokens,
             progress=bar,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_durably
