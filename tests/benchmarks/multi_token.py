@@ -29,6 +29,7 @@ _END = {"end_of_text": True}
 VARIANTS: Mapping[str, Contender] = {
     "defaults": Contender("malmen's defaults, chosen on CounterFact"),
     "end-of-text": Contender("malmen's defaults, the end of the answer supervised", settings=_END),
+    "saturation-0": locality.VARIANTS["saturation-0"],
     "paper": locality.VARIANTS["paper"],
     "mend": locality.VARIANTS["mend"],
     "mend-end-of-text": Contender("as mend, the end of the answer supervised", "mend", settings=_END),
