@@ -41,6 +41,7 @@ class Job:
         batch_tokens: padded tokens of a batch. editor_rows: rows of the hyper-network's chunks.
         rank, blocks: of the hyper-network. preserved_keys: rows of K0 per layer.
         copies: of a method that solves for no rows, float32 copies of the edited weights that it holds; else None.
+        covariances: it keeps a float32 covariance of keys (d_in, d_in) per layer.
     """
 
     work: Work
@@ -52,6 +53,7 @@ class Job:
     blocks: int = 2
     preserved_keys: int = 8192
     copies: int | None = None
+    covariances: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     - base_copies: an apply keeps each edited tensor and its bytes, 2 w; a training step two copies of the base, the
       weights' gradients and their unscaled copies (4 w), and the edited weights in float32.
       A method that solves for no rows says how many float32 copies it holds besides.
+    - solve, of a method that keeps covariances: all of them summed in float64 when they are made, or one layer's
+      equation and its factor.
     - editor: 4 bytes a number, learned or of K0, and a chunk's activations; in training what is learned five times (it,
       its gradient, two moments, the best one), K0 twice.
     - saving: what a state holds, the gradients left out, twice: it is cloned, then packed.
@@ -153,10 +157,11 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     held = sum(kept) if training else sum(sorted(kept)[-2:])
     moments = [form.moments for form in forms]
     solve = held + working + (sum(moments) if training else max(moments, default=0))
+    covariances, copies = _covariances(shapes, job), 0
     if job.copies is not None:  # it changes the weights while the model is run
         solve, copies = 0, WIDE * job.copies * edited
-    else:
-        copies = 0
+        if covariances:
+            solve = DOUBLE * max(sum(covariances), 2 * max(covariances))
     row_bytes = size * (2 if training else 1)  # training keeps (u, g) as captured, and K0's candidates
     rows = sum(
         job.facts * count * (shape.d_in * row_bytes + shape.d_out * (size if training else WIDE))
@@ -170,11 +175,16 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
         weights=weight_bytes(model, dtype),
         base_copies=edited * (4 * size + WIDE) if training else 2 * edited * size + copies,
         batch=batch_bytes(model, layers, job, dtype),
-        editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors) + network,
+        editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors + sum(covariances)) + network,
         solve=solve,
         rows=rows if training else 0,
         saving=WIDE * 2 * (4 * learned + 2 * anchors) if training else 0,
     )
+
+
+def _covariances(shapes: Sequence[LayerShape], job: Job) -> list[int]:
+    """Numbers of each covariance of keys that is kept."""
+    return [shape.d_in**2 for shape in shapes] if job.covariances else []
 
 
 def needs(shapes: Sequence[LayerShape], job: Job, dtype: torch.dtype) -> dict[str, int]:
@@ -187,7 +197,9 @@ def needs(shapes: Sequence[LayerShape], job: Job, dtype: torch.dtype) -> dict[st
     rows = min(job.facts, job.per_solve or job.facts)
     forms = [_solve(shape, rows, _anchors(shape, job), repeated=job.work == "train") for shape in shapes]
     if job.copies is not None:
-        return {"edited layers": 2 * edited + WIDE * job.copies * edited // dtype.itemsize}
+        found = {"edited layers": 2 * edited + WIDE * job.copies * edited // dtype.itemsize}
+        covariances = _covariances(shapes, job)
+        return found | ({"covariances of keys": WIDE * sum(covariances)} if covariances else {})
     if job.work != "train":
         return {"edited layers": 2 * edited, "solve": max((form.kept for form in forms), default=0)}
     learned, anchors = _editor_numbers(shapes, job)

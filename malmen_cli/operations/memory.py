@@ -53,7 +53,16 @@ def job_for(
         method = method_of({"config": settings.model_dump()})
         copies = None if method.per_fact else method.load().copies
         own = max(batch_tokens, getattr(settings, "batch_tokens", 0))
-        return Job(work, max(1, facts), batch_tokens=own, rank=0, blocks=0, preserved_keys=0, copies=copies)
+        return Job(
+            work,
+            max(1, facts),
+            batch_tokens=own,
+            rank=0,
+            blocks=0,
+            preserved_keys=0,
+            copies=copies,
+            covariances=method.takes_text,
+        )
     kept = None
     if editor is not None and not isinstance(editor, SetMethod):
         kept = max((len(keys.keys) for keys in editor.preserved if keys is not None), default=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,8 @@ from malmen_cli.language_models.footprint import (
 )
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.loading import empty_model, read_config
+from malmen_cli.methods.registry import method_named
+from malmen_cli.operations.memory import job_for
 
 APPLY = Job("apply", facts=8, batch_tokens=512, rank=4, blocks=1, preserved_keys=24)
 TRAIN = Job("train", facts=64, per_solve=8, batch_tokens=512, rank=4, blocks=1, preserved_keys=24)
@@ -123,6 +127,16 @@ class TestParts:
         full, half = (whole(APPLY, folder, dtype) for dtype in (torch.float32, torch.bfloat16))
         assert half.weights < 0.51 * full.weights and half.base_copies * 2 == full.base_copies
         assert (half.editor, half.solve) == (full.editor, full.solve)
+
+    def test_covariances_of_keys_are_kept_and_made(self, folder: Path) -> None:
+        settings: Any = method_named("memit").settings_class()()
+        job = job_for("apply", settings, 8, 1024)
+        plain, memit = whole(replace(job, covariances=False), folder), whole(job, folder)
+        shapes = LanguageModel(folder).shapes
+        squares = [shape.d_in**2 for shape in shapes]
+        assert memit.editor - plain.editor == 4 * sum(squares)
+        assert (plain.solve, memit.solve) == (0, 8 * max(sum(squares), 2 * max(squares)))
+        assert needs(shapes, job, torch.float32)["covariances of keys"] == 4 * sum(squares)
 
     def test_what_cannot_be_done_without_is_less_than_what_is_planned(self, folder: Path) -> None:
         config = read_config(folder)
