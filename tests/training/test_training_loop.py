@@ -41,9 +41,8 @@ def test_training_lowers_the_loss_and_keeps_the_best_editor(tmp_path: Path) -> N
     rates = {"learning_rate": 3e-2, "scalar_learning_rate": 1e-1}
     # Every step edits all rows, so that the losses of two steps compare.
     everything = {"facts_per_step": 24, "sample_size": False}
-    # Saturated losses have a bound, and of a model that knows nothing all targets lie near it: theirs are not so compared.
-    whole = {"saturation": 0.0}
-    config = training_config(steps=40, validate_every=10, **rates, **everything, **whole)
+    # Saturated losses are bounded, and those of a model that knows nothing all lie near the bound.
+    config = training_config(steps=40, validate_every=10, saturation=0.0, **rates, **everything)
     trained, reports, _ = train_tiny(tmp_path, config)
     assert reports[-1].losses.total < 0.8 * reports[0].losses.total
     history = trained.progress.history
