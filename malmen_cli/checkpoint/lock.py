@@ -140,13 +140,13 @@ def _wait_for(attempt: Callable[[], _Got], folders: Sequence[Path], timeout: flo
         except BlockingIOError:
             waited = time.monotonic() - began
         patience = max(_GRACE, timeout)
-        held = _held_in_words(folders) if waited >= patience else ""
+        held = held_in_words(folders) if waited >= patience else ""
         # Who has only just got it has not written its name yet: a moment more for that.
         if held and (_NO_NAME not in held or waited >= patience + _GRACE):
             raise Locked(held, remedy="wait until it has finished, then run the command again; or give --lock-timeout")
         if waited >= _TELL_AFTER and not told and _on_waiting is not None:
             told = True
-            _on_waiting(f"{_held_in_words(folders)}; waiting for it")
+            _on_waiting(f"{held_in_words(folders)}; waiting for it")
         time.sleep(_POLL)
 
 
@@ -263,7 +263,7 @@ def _write_words(path: Path, descriptor: int, command: str) -> None:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
-def _held_in_words(folders: Sequence[Path]) -> str:
+def held_in_words(folders: Sequence[Path]) -> str:
     """Which of the folders is held, and by whom."""
     folder = next(filter(is_locked, folders), folders[0])
     return f"{folder} is held by {_holder(folder / LOCK_NAME)}"

@@ -17,7 +17,7 @@ from typing import Literal
 
 from malmen_cli.checkpoint.digests import canonical_json, digest_file, is_digest, short
 from malmen_cli.checkpoint.durable import fsync_folder, fsync_path, remove_leftovers
-from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked, require_held
+from malmen_cli.checkpoint.lock import checkpoint_lock, held_in_words, is_locked, require_held
 from malmen_cli.checkpoint.manifest import check_checkpoint
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
 from malmen_cli.checkpoint.safetensors_file import open_regular
@@ -70,7 +70,7 @@ def require_head(ledger: Ledger, model: ModelRecord) -> None:
 def require_unlocked(model: ModelRecord) -> None:
     """Raises Locked while another process holds the checkpoint."""
     if is_locked(model.path):
-        raise Locked(f"{model.path} is held by another process", remedy="run the command again when it has finished")
+        raise Locked(held_in_words([model.path]), remedy="run the command again when it has finished")
 
 
 def _require_as_head(ledger: Ledger, model: ModelRecord) -> None:

@@ -133,7 +133,7 @@ class TestOtherReaders:
 
     def test_of_one_that_is_half_written(self, world: tuple[Workspace, Path]) -> None:
         with Ledger.open(world[0]) as reader, writer(world[0].root, "half") as other:
-            with pytest.raises(Locked), reading(reader, tiny(reader)):
+            with pytest.raises(Locked, match=r"is held by process \d+ on .*: malmen"), reading(reader, tiny(reader)):
                 pass
             with pytest.raises(Locked), unmoved(reader, tiny(reader)):
                 pass
