@@ -27,7 +27,7 @@ from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.layers import layers_of
 
 if TYPE_CHECKING:
-    from malmen_cli.operations.method_editors import Made
+    from malmen_cli.operations.made import Made
 
 FEW = 32
 """Facts below which a calibration is said to be of few."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,8 +22,9 @@ from malmen_cli.methods.ultraedit import UltraEdit
 from malmen_cli.operations.active import FEW, ActiveSet, Chosen, active_now, few
 from malmen_cli.operations.editors import editor_files, new_editor, settings_of
 from malmen_cli.operations.environment import environment
-from malmen_cli.operations.keeping import chosen_layers, keep_editor, unkept
+from malmen_cli.operations.keeping import chosen_layers, unkept
 from malmen_cli.operations.layers import TensorLayer
+from malmen_cli.operations.made import Made
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
 from malmen_cli.operations.workbench import Progress, silent
@@ -40,27 +41,6 @@ class MethodRequest:
     method: Method
     settings: RunSettings | None = None
     text: str | None = None
-
-
-@dataclass(frozen=True)
-class Made:
-    """An editor that was made just now and is kept nowhere yet.
-
-    Attributes:
-        files: its two files. language_model: that it was made with, at its base weights, to go on with; None where
-            whoever asked for it has let go of it.
-        note: in words, what it was made from. warnings: in words too. seconds: that loading and making took.
-    """
-
-    files: Mapping[str, bytes]
-    language_model: LanguageModel | None
-    note: str
-    warnings: list[str]
-    seconds: float
-
-    def keep(self, ledger: Ledger, model: ModelRecord) -> EditorRecord:
-        """Put it into the workspace."""
-        return keep_editor(ledger, model, self.files)
 
 
 def editor_by_method(

@@ -35,7 +35,7 @@ from malmen_cli.operations.solving import Inspector, Solved, solve_active, solve
 from malmen_cli.operations.tensors import base_tensor, stored_tensor, to_bytes
 
 if TYPE_CHECKING:
-    from malmen_cli.operations.method_editors import Made
+    from malmen_cli.operations.made import Made
 
 LOOKED_UP = 1024
 """Edits whose stored rows the ledger is asked for at a time."""
