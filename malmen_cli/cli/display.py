@@ -76,6 +76,10 @@ class TrainingDisplay:
         self._bar, self._quiet = bar, quiet
         self._last_line = 0.0
 
+    def told(self, words: str) -> None:
+        if not self._quiet:
+            say(f"note: {words}")
+
     def capturing(self, done: int, total: int) -> None:
         self._bar("reading the model's rows", done, total)
 

@@ -241,7 +241,7 @@ def train(
             layers=layers,
             device=pick_device(device),
             resume=resume,
-            watcher=Watcher(display.capturing, display.step, display.validated),
+            watcher=Watcher(display.told, display.capturing, display.step, display.validated),
             lock_timeout=lock_timeout,
         )
     progress = done.trained.progress

@@ -16,6 +16,7 @@ from malmen_cli.config import TrainingConfig
 from malmen_cli.errors import UsageError, WrongBase
 from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.facts import FactSet
+from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, writing
 from malmen_cli.ledger.training_runs import write_note
 from malmen_cli.operations.editors import editor_files
@@ -26,6 +27,9 @@ from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
 from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
+
+ENDLESS = 0.5
+"""Share of targets of several tokens from which it is said that their end is not supervised."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def train_editor(
     split = split_rows(
         facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
     )
+    if watcher is not None and (words := _endless(split, language_model.tokenizing, config)):
+        watcher.told(words)
     folder = run_folder(ledger, model, facts, config, chosen)
     if resume:
         require_state(language_model, config, folder)  # before anything is written into it
@@ -88,6 +94,17 @@ def train_editor(
             record = keep_editor(ledger, model, files)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedEditor(record, trained, split)
+
+
+def _endless(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> str | None:
+    """What to say where answers are of several tokens and nobody has said whether their end is supervised."""
+    several = sum(row.edit.supervised > 1 for row in split.train) / len(split.train)
+    if config.end_of_text is not None or tokenizing.end_of_text or several < ENDLESS:
+        return None
+    return (
+        f"{several:.0%} of the targets have several tokens, and where such an answer ends is not trained: free answers "
+        "may run on behind it (--end-of-text; --no-end-of-text if that is meant)"
+    )
 
 
 @contextmanager

@@ -48,6 +48,7 @@ class StepReport:
 class Watcher:
     """Callbacks of a display; none of them changes the run."""
 
+    told: Callable[[str], None] = lambda words: None
     capturing: Callable[[int, int], None] = lambda done, total: None
     step: Callable[[StepReport], None] = lambda report: None
     validated: Callable[[int, Validation, bool], None] = lambda step, validation, best: None

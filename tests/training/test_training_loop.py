@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,19 @@ class TestResuming:
         split = split_rows(make_facts(8), model.tokenizing, share=0.2, largest=4, seed=0)
         with pytest.raises(UsageError, match="no interrupted run"):
             train(model, split, training_config(steps=2), tmp_path / "run", resume=True)
+
+
+def test_that_answers_of_several_tokens_need_an_end_is_said_unless_it_was_chosen(tmp_path: Path) -> None:
+    world = make_world(tmp_path, training=None)
+    long = [replace(fact, target=f"{fact.target} and then {fact.target}") for fact in make_facts(12)]
+    short = ("--steps", "1", "--rank", "2", "--facts-per-step", "2")
+    for facts, chosen, said in (
+        (long, (), True),
+        (long, ("--end-of-text",), False),
+        (long, ("--no-end-of-text",), False),
+        (make_facts(12), (), False),
+    ):
+        file = write_facts(tmp_path / "facts.jsonl", facts)
+        status, _, err = run_malmen(world, "train", file, *short, *chosen)
+        assert status == 0, err
+        assert ("100% of the targets have several tokens" in err and "--end-of-text" in err) == said, err
