@@ -212,7 +212,7 @@ def few(method: str, facts: int) -> str:
     """What to say of an editor of an untrained method that was calibrated on fewer facts than `FEW`."""
     return (
         f"the normaliser is calibrated on {facts:,} fact{'' if facts == 1 else 's'} alone: some hundred make a better "
-        f"edit (malmen train FILE --method {method})"
+        f"edit (malmen train FILE --method {method}, then malmen rebase --method {method} for facts that are active)"
     )
 
 

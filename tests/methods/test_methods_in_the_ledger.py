@@ -171,8 +171,12 @@ class TestMixing:
         apply(bare, A, "ft")
         with bare.ledger() as (ledger, model):
             asked = request("ft", epochs=3)
-            with pytest.raises(UsageError, match="the same method with other settings"):
+            with pytest.raises(UsageError, match="the same method with other settings") as refused:
                 apply_facts(ledger, model, fact_set(B), ApplyOptions(method=asked), "malmen apply")
+            # What is advised leads to what was asked for.
+            assert str(refused.value.remedy).endswith("malmen rebase --method ft --method-settings FILE")
+            moved = rebase(ledger, model, asked, "malmen rebase", sample=0)
+            assert moved.entry is not None and moved.editor.id != moved.former
 
     def test_another_running_text_is_another_editor(self, bare: World) -> None:
         first, second = (f"{words} " * 40 for words in ("The capital of France is Paris.", "Rivers run to the sea."))
@@ -257,6 +261,7 @@ class TestOnTheCommandLine:
         more = write_facts(tmp_path / "more.jsonl", make_facts(len(A) + 3))
         again = run_malmen(world, "apply", more, "--method", "ultraedit", "--dry-run")
         assert again[0] in (0, 3) and few in again[2], again
+        assert "then malmen rebase --method ultraedit for facts that are active" in again[2]
         assert few not in run_malmen(world, "apply", file, "--method", "ultraedit", "--dry-run")[2]
         assert digest_bytes((world.checkpoint / "config.json").read_bytes())
 
