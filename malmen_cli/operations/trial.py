@@ -11,6 +11,7 @@ from torch import Tensor
 
 from malmen_cli.editing.solution import Solution
 from malmen_cli.evaluation.metrics import agreement, mean, token_accuracy
+from malmen_cli.evaluation.results import KINDS, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.block_rates import clock_of
 from malmen_cli.ledger import Ledger
@@ -63,8 +64,12 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
     model = bench.language_model
     tokens = model.tokenizing
     texts = [tokens(fact.prompt, fact.target) for fact in facts]
-    others = [tokens.fits(prompt, fact.target) for fact in facts for prompt in fact.rephrases]
-    others += [tokens.fits(other.prompt, other.target) for fact in facts for other in fact.unrelated]
+    others = [
+        tokens.fits(prompt, target)
+        for kind in KINDS[1:]
+        for fact in facts
+        for _, prompt, target in prompts_of(fact, (kind,))
+    ]
     token_accuracy(model, [text for text in others if text is not None])
     return agreement(model.predictions(texts), texts)
 
