@@ -184,6 +184,8 @@ def evaluate(
     """
     if show_list or show is not None:
         refuse_idle(context, "--list or --show, which evaluate nothing", used=_OF_KEPT)
+        if show is not None:
+            refuse_idle(context, "--show, which names one evaluation", idle=("show_list", "model"))
         _show_kept(show, model, workspace, json, quiet)
         return
     if what is None and split is None:
@@ -197,6 +199,8 @@ def evaluate(
     if reporting:
         require_report(split is not None or (what is not None and is_file(what)), failed)
         refuse_idle(context, "a report", idle=("sample", "by", "keep", "check_old", "force"))
+    if failed is None:
+        refuse_idle(context, "an evaluation without --failed", idle=("force",))
     text = None if drift is None else running_text(drift)
     if failed is not None:
         refuse_existing(failed, force)

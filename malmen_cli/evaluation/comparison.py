@@ -201,6 +201,15 @@ class Comparison(Value):
         """The points of a contender at a number of facts, one per seed that is done."""
         return [point for point in self.points if (point.contender, point.n_edits) == (label, size)]
 
+    def without(self, size: int) -> list[str]:
+        """Labels of the contenders that have no point at a number of facts: not yet, or because the edit broke down."""
+        return [label for label in self.labels if not self.of(label, size)]
+
+    def is_fair(self, size: int) -> bool:
+        """Whether all points at a number of facts are of the same draws: else the draws decide which is best."""
+        draws = {frozenset(point.seed for point in self.of(label, size)) for label in self.labels}
+        return len(draws - {frozenset()}) <= 1
+
     @property
     def largest(self) -> list[Point]:
         """Of each contender the point of its largest number of facts, with the first seed."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, isfinite
 
 from malmen_cli.evaluation.generation import ROOM, contains, exact_match
 from malmen_cli.evaluation.metrics import agreement, asked, likelihoods
 from malmen_cli.evaluation.report import Report
-from malmen_cli.evaluation.results import KINDS, Kind, Result, Said
+from malmen_cli.evaluation.results import KINDS, Kind, Result, Said, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.generation import Generated
 from malmen_cli.language_models.language_model import LanguageModel
@@ -150,15 +150,6 @@ class Examination:
             )
             for x, free, target in zip(said, answers.generated, wanted, strict=True)
         ]
-
-
-def prompts_of(fact: Fact) -> Iterator[tuple[Kind, str, str]]:
-    """Every prompt of a fact, with its kind and the target that it should get; of unrelated ones, the gold answer."""
-    yield "edit", fact.prompt, fact.target
-    for prompt in fact.rephrases:
-        yield "rephrase", prompt, fact.target
-    for other in fact.unrelated:
-        yield "unrelated", other.prompt, other.target
 
 
 def _probability(likelihood: float | None) -> float | None:

@@ -160,7 +160,7 @@ def canvas_of(comparison: Comparison, sheet: Sheet) -> Canvas:
 
     columns = sheet.columns
     rows = -(-len(sheet.panels) // columns)
-    labels = comparison.labels
+    labels = _drawn(comparison)
     with rc_context(_SETTINGS):  # type: ignore[arg-type]
         width = WIDTH if columns > 1 else WIDTH / 2 + 0.6
         fitting = max(1, int(width / (0.6 + 0.075 * max(map(len, labels)))))
@@ -178,16 +178,23 @@ def canvas_of(comparison: Comparison, sheet: Sheet) -> Canvas:
     return canvas
 
 
+def _drawn(comparison: Comparison) -> list[str]:
+    """Labels of the lines: a method without any point yet has none, and its name beside nothing would mislead."""
+    there = {point.contender for point in comparison.points}
+    return [label for label in comparison.labels if label in there] or comparison.labels
+
+
 def _draw(axes: Axes, comparison: Comparison, panel: Panel, inches: float) -> None:
     sizes = comparison.question.sizes
-    labels = comparison.labels
+    labels, all_labels = _drawn(comparison), comparison.labels
     margin = (sizes[-1] / sizes[0]) ** MARGIN * 1.1
     low, high = sizes[0] / margin, sizes[-1] * margin
     across = high / low
-    for index, label in enumerate(labels):
+    for place, label in enumerate(labels):
+        index = all_labels.index(label)  # a method keeps its colour when the others have points too
         found = [(size, score) for size in sizes if (score := _score(comparison, label, size, panel.pick)) is not None]
         # Lines that fall together are moved apart a little, so that no interval hides another.
-        shift = across ** (APART * (index - (len(labels) - 1) / 2))
+        shift = across ** (APART * (place - (len(labels) - 1) / 2))
         x = [size * shift for size, _ in found]
         y = [score.value for _, score in found]
         below = [max(0.0, score.value - score.low) for _, score in found]
@@ -241,7 +248,7 @@ def _score(comparison: Comparison, label: str, size: int, pick: Pick) -> Interva
 
 def _words(comparison: Comparison, sheet: Sheet) -> str:
     """The figure for who cannot see it: its lines, and where the best and the worst of them end."""
-    labels, sizes = comparison.labels, comparison.question.sizes
+    labels, sizes = _drawn(comparison), comparison.question.sizes
     parts = []
     for panel in sheet.panels:
         scores = [(label, _score(comparison, label, sizes[-1], panel.pick)) for label in labels]

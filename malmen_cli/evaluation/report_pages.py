@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,7 +128,7 @@ def about(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """The outcome in sentences: who has the highest harmonic mean, at each number of facts."""
+    """The outcome in sentences: who has the highest harmonic mean, at each number of facts; who has none is named."""
     table = harmonic_table(comparison)
     found = []
     for place, size in enumerate(comparison.question.sizes, 1):
@@ -137,7 +138,9 @@ def summary(comparison: Comparison) -> list[str]:
             label, cell = best[0]
             spread = f" ({cell.interval})" if cell.interval else ""
             what = f"{label} has the highest harmonic mean" if len(rows) > 1 else f"the harmonic mean of {label} is"
-            found.append(f"At {size:,} facts {what}{',' if len(rows) > 1 else ''} {cell.text}{spread}.")
+            absent = comparison.without(size)
+            there = f", without {' and '.join(absent)}," if absent else ""
+            found.append(f"At {size:,} facts{there} {what}{',' if len(rows) > 1 else ''} {cell.text}{spread}.")
     return found
 
 
@@ -145,7 +148,11 @@ def _unfinished(comparison: Comparison) -> list[str]:
     done, wanted = len(comparison.points), len(comparison.wanted)
     if done >= wanted:
         return []
-    return [f"This report is not finished: {done:,} of {wanted:,} points. The same command goes on with it."]
+    labels = comparison.labels
+    by_label = Counter(point.contender for point in comparison.points)
+    each = ", ".join(f"{label} {by_label[label]:,} of {wanted // len(labels):,}" for label in labels)
+    whose = f" ({each})" if len(labels) > 1 else ""
+    return [f"This report is not finished: {done:,} of {wanted:,} points{whose}. The same command goes on with it."]
 
 
 def _warnings(comparison: Comparison) -> list[str]:

@@ -35,7 +35,10 @@ class Table:
 
 
 def score_table(comparison: Comparison) -> Table:
-    """The six scores and the harmonic mean of every method at every number of facts; the best at each is marked."""
+    """The six scores and the harmonic mean of every method at every number of facts; the best at each is marked.
+
+    A method without a point has a row all the same, so that what is missing is seen.
+    """
     ways = [way for way in WAYS if way == "teacher_forced" or comparison.generated]
     picks: list[Callable[[Point], Interval | None]] = [
         lambda point, subject=subject, way=way: point.scores.of(subject).by(way)  # type: ignore[misc]
@@ -46,12 +49,14 @@ def score_table(comparison: Comparison) -> Table:
     header = [f"{subject.capitalize()}, {SHORT[way]}" for subject in SUBJECTS for way in ways]
     rows: list[list[Cell]] = []
     for size in comparison.question.sizes:
+        if len(comparison.without(size)) == len(comparison.labels):
+            continue
         found = [
-            (label, [over_seeds([pick(point) for point in points]) for pick in picks])
+            (label, [over_seeds([pick(point) for point in comparison.of(label, size)]) for pick in picks])
             for label in comparison.labels
-            if (points := comparison.of(label, size))
         ]
-        best = [_best([scores[place] for _, scores in found]) for place in range(len(picks))]
+        fair = comparison.is_fair(size)
+        best = [_best([scores[place] for _, scores in found]) if fair else None for place in range(len(picks))]
         rows += [
             [
                 Cell(label),
@@ -67,6 +72,8 @@ def score_table(comparison: Comparison) -> Table:
     spread = "in small the 95 % bootstrap interval over facts"
     if seeds > 1:
         spread = f"means over {seeds} draws of facts, in small the smallest and the largest"
+        if any(len(points) < seeds for _, _, points in _points(comparison)):
+            spread += "; where some are missing, over those there are, and of one alone its 95 % bootstrap interval"
     caption = f"The scores of all points, 0 to 1; {spread}."
     return Table(caption, ("Method", "Facts", *header, "Harmonic mean"), tuple(map(tuple, rows)), grouped=True)
 
@@ -79,7 +86,10 @@ def harmonic_table(comparison: Comparison) -> Table:
         label: [over_seeds([p.scores.harmonic_mean for p in comparison.of(label, size)]) for size in sizes]
         for label in comparison.labels
     }
-    best = [_best([scores[place] for scores in by_label.values()]) for place in range(len(sizes))]
+    best = [
+        _best([scores[place] for scores in by_label.values()]) if comparison.is_fair(size) else None
+        for place, size in enumerate(sizes)
+    ]
     for label, scores in by_label.items():
         cells = [
             replace(score_cell(score), best=score is not None and score.value == top)

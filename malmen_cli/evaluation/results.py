@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from malmen_cli.facts import Fact
+
 Kind = Literal["edit", "rephrase", "unrelated"]
 KINDS: tuple[Kind, ...] = ("edit", "rephrase", "unrelated")
+
+
+def prompts_of(fact: Fact, kinds: Collection[Kind] = KINDS) -> Iterator[tuple[Kind, str, str]]:
+    """A fact's prompts of these kinds, with the target that each should get; of unrelated ones, the gold answer."""
+    if "edit" in kinds:
+        yield "edit", fact.prompt, fact.target
+    if "rephrase" in kinds:
+        for prompt in fact.rephrases:
+            yield "rephrase", prompt, fact.target
+    if "unrelated" in kinds:
+        for other in fact.unrelated:
+            yield "unrelated", other.prompt, other.target
 
 
 @dataclass(frozen=True, slots=True)

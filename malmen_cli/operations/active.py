@@ -62,6 +62,11 @@ def warnings_of(made: Made | None) -> list[str]:
     return [] if made is None else made.warnings
 
 
+def sizes_of(made: Made | None) -> list[int]:
+    """Bytes of the files that keeping an editor takes; nothing where none was made."""
+    return [] if made is None else [len(data) for data in made.files.values()]
+
+
 @dataclass(frozen=True)
 class Proposal:
     """What a fact set would do to a model's active facts: known before any model or editor is loaded.
@@ -187,13 +192,14 @@ def require_room_ahead(
     packs: Sequence[int] = (),
     rows: int = 0,
     text: int = 0,
+    made: Made | None = None,
 ) -> None:
     """Refuse a solve whose outcome would not fit: without its rows before the model is loaded, and with them before
     they are captured.
 
     Args:
         facts: to be recorded. packs: sizes of the files of rows. rows: of how many edits at how many layers.
-        text: bytes of anything else recorded.
+        text: bytes of anything else recorded. made: the editor, where it is kept nowhere yet and will be.
 
     Raises:
         MalmenError: with what is needed and what is free, on each disk.
@@ -205,14 +211,15 @@ def require_room_ahead(
     lengths = [model.manifest.slot(name).length for name in tensors]
     missing = [name for name in tensors if not ledger.objects.contains(model.manifest.tensors[name].digest)]
     lengths += [model.manifest.slot(name).length for name in missing]
-    require_room(ledger, model, changed=tensors, objects=[*lengths, *packs], facts=facts, rows=rows, text=text)
+    objects = [*lengths, *packs, *sizes_of(made)]
+    require_room(ledger, model, changed=tensors, objects=objects, facts=facts, rows=rows, text=text)
 
 
 def few(method: str, facts: int) -> str:
     """What to say of an editor of an untrained method that was calibrated on fewer facts than `FEW`."""
     return (
         f"the normaliser is calibrated on {facts:,} fact{'' if facts == 1 else 's'} alone: some hundred make a better "
-        f"edit (malmen train FILE --method {method})"
+        f"edit (malmen train FILE --method {method}, then malmen rebase --method {method} for facts that are active)"
     )
 
 

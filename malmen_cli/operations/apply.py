@@ -101,7 +101,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
         proposal = _propose(ledger, model, facts, options)
         if not proposal.is_needed:
             return Applied(None, proposal, None, [], settlement)
-        require_room_ahead(ledger, model, proposal.editor, facts)
+        require_room_ahead(ledger, model, proposal.editor, facts, made=proposal.made)
         bench = stack.enter_context(open_bench(ledger, proposal, options, store_rows=True))
         solved, check, verdicts = _edit(bench, proposal, options)
         warnings = _warnings(proposal, solved)

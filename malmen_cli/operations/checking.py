@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from malmen_cli.evaluation.metrics import Scores, agreement
+from malmen_cli.evaluation.results import Kind, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.operations.packed_texts import PackedTexts
 
 ASKED = 4096
@@ -89,8 +91,7 @@ class Questions:
         self.model, self.new, self.old = model, new, old
         self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
         self.old_edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in old)
-        self.rephrases = _fitting(tokens.fits(prompt, fact.target) for fact in new for prompt in fact.rephrases)
-        self.unrelated = _fitting(tokens.fits(other.prompt, other.target) for fact in new for other in fact.unrelated)
+        self.rephrases, self.unrelated = (_fitting(tokens, new, kind) for kind in ("rephrase", "unrelated"))
         self.sample = min(sample, len(new))
 
     def scores(self) -> Scores:
@@ -160,5 +161,7 @@ def _mean(said: Iterable[tuple[Tokens, list[int]]]) -> float | None:
     return total / count if count else None
 
 
-def _fitting(texts: Iterable[Tokens | None]) -> PackedTexts:
+def _fitting(tokens: Tokenizing, facts: Sequence[Fact], kind: Kind) -> PackedTexts:
+    """The facts' prompts of a kind, without those that the model has no room for."""
+    texts = (tokens.fits(prompt, target) for fact in facts for _, prompt, target in prompts_of(fact, (kind,)))
     return PackedTexts(text for text in texts if text is not None)

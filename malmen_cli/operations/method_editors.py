@@ -95,10 +95,13 @@ def _in_force(db: sqlite3.Connection, model: ModelRecord, request: MethodRequest
         return editor
     other = method_of(editor.config).name
     named = request.method.name if other != request.method.name else "the same method with other settings or text"
+    # Without these a rebase would take the very editor that is in force.
+    asked = "" if request.settings is None else " --method-settings FILE"
+    asked += "" if request.text is None else " --text FILE"
     raise UsageError(
         f"{len(now.facts)} active facts were applied by editor {editor.id} ({other}), "
         f"and {named} is never mixed with it",
-        remedy=f"Leave out --method, or move all of them first: malmen rebase --method {request.method.name}",
+        remedy=f"Leave out --method, or move all of them first: malmen rebase --method {request.method.name}{asked}",
     )
 
 

@@ -21,7 +21,7 @@ from malmen_cli.language_models.tasks import parts_of
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import Ledger, store
 from malmen_cli.methods.registry import method_of
-from malmen_cli.operations.active import Proposal, edit_digests
+from malmen_cli.operations.active import Proposal, edit_digests, sizes_of
 from malmen_cli.operations.apply import ApplyOptions
 from malmen_cli.operations.editors import TENSORS, settings_of
 from malmen_cli.operations.forecast import Counts, LayerCounts, forecast
@@ -39,13 +39,15 @@ class Reckoned:
     """What an apply was reckoned from.
 
     Attributes:
-        counts, rates: of the time. memory: bytes by parts, and what is free, for `--json`. peak: bytes in all.
+        counts, rates: of the time. memory: bytes by parts, and what is free, for `--json`. peak: bytes in all. keeping:
+            bytes of the editor's files, where it is kept nowhere yet.
     """
 
     counts: Counts
     rates: Rates
     memory: dict[str, Any]
     peak: int
+    keeping: int = 0
 
     @cached_property
     def phases(self) -> dict[str, float]:
@@ -56,7 +58,7 @@ class Reckoned:
         return Prediction(
             seconds=sum(self.phases.values()),
             memory=self.peak,
-            disk=self.counts.new_row_bytes + self.counts.tensor_bytes,
+            disk=self.counts.new_row_bytes + self.counts.tensor_bytes + self.keeping,
             temporary=self.counts.largest_shard,
             phases=self.phases,
         )
@@ -115,7 +117,7 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     # The checkpoint has been checked by now, which is counted apart.
     rates = replace(rates, start=max(0.0, start - counts.checkpoint / rates.digest))
     planned = footprint(model, found, job, dtype)
-    return Reckoned(counts, rates, described(planned, placement), planned.total)
+    return Reckoned(counts, rates, described(planned, placement), planned.total, sum(sizes_of(proposal.made)))
 
 
 def _counts(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
+from malmen_cli.evaluation.results import KINDS, Kind, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, ModelRecord, store
@@ -15,8 +16,6 @@ from malmen_cli.operations.layers import all_layers
 from malmen_cli.operations.models import load_base, pick_device
 from malmen_cli.operations.states import CHECKPOINT, State, TensorBytes, named_state
 from malmen_cli.operations.tensors import from_bytes, torch_dtype
-
-Kind = Literal["edit", "rephrase", "unrelated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +93,15 @@ def _questions(
 ) -> dict[str, tuple[Kind, str, int]]:
     """What is asked: the prompt, with its kind, its newest target, and the tokens that its longest one takes."""
     questions: dict[str, tuple[Kind, str, int]] = {}
-
-    def ask(kind: Kind, prompt: str, target: str) -> None:
-        tokens = language_model.tokenizing.fits(prompt, target)
-        if tokens is not None:
-            earlier = questions.get(prompt, (kind, target, 0))
-            questions[prompt] = (earlier[0], target, max(earlier[2], tokens.supervised))
-
     superseded = [old for old, _ in diff.superseded]
     differing = [*diff.removed, *superseded, *(new for _, new in diff.superseded), *diff.added]
-    for fact in [*differing, *kept]:
-        ask("edit", fact.prompt, fact.target)
-    for fact in differing:
-        for prompt in fact.rephrases:
-            ask("rephrase", prompt, fact.target)
-    for fact in differing:
-        for other in fact.unrelated:
-            ask("unrelated", other.prompt, other.target)
+    for kind in KINDS:
+        for fact in [*differing, *kept] if kind == "edit" else differing:
+            for _, prompt, target in prompts_of(fact, (kind,)):
+                tokens = language_model.tokenizing.fits(prompt, target)
+                if tokens is not None:
+                    earlier = questions.get(prompt, (kind, target, 0))
+                    questions[prompt] = (earlier[0], target, max(earlier[2], tokens.supervised))
     return questions
 
 

@@ -93,7 +93,7 @@ def rebase(
             )
         if not now.facts or now.editor_id == record.id:
             return Rebased(None, record, now.editor_id, len(now.facts), [], None, [], settlement)
-        require_room_ahead(ledger, model, record)
+        require_room_ahead(ledger, model, record, made=chosen.made)
         bench = stack.enter_context(
             Workbench(
                 ledger,

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from malmen_cli.editing.solution import Solution
 from malmen_cli.evaluation.metrics import agreement, mean, token_accuracy
+from malmen_cli.evaluation.results import KINDS, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.block_rates import clock_of
-from malmen_cli.ledger import Ledger, ModelRecord
+from malmen_cli.ledger import Ledger
 from malmen_cli.methods.per_fact import Answer
-from malmen_cli.operations.active import Proposal, warnings_of
+from malmen_cli.operations.active import Proposal, sizes_of, warnings_of
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
@@ -51,7 +52,7 @@ def _attempt(ledger: Ledger, proposal: Proposal, *, options: ApplyOptions) -> Tr
     return Trial(
         figures=watch.figures(facts, [share == 1 for share in known]),
         edit_success=mean(known),
-        prediction=_predict(proposal.model, bench, solved, reckoned, took),
+        prediction=_predict(proposal, bench, solved, reckoned, took),
         solve=solved.figures,
         warnings=[*warnings_of(proposal.made), *solved.warnings],
         memory=reckoned.memory,
@@ -63,8 +64,12 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
     model = bench.language_model
     tokens = model.tokenizing
     texts = [tokens(fact.prompt, fact.target) for fact in facts]
-    others = [tokens.fits(prompt, fact.target) for fact in facts for prompt in fact.rephrases]
-    others += [tokens.fits(other.prompt, other.target) for fact in facts for other in fact.unrelated]
+    others = [
+        tokens.fits(prompt, target)
+        for kind in KINDS[1:]
+        for fact in facts
+        for _, prompt, target in prompts_of(fact, (kind,))
+    ]
     token_accuracy(model, [text for text in others if text is not None])
     return agreement(model.predictions(texts), texts)
 
@@ -115,13 +120,13 @@ class _Watch:
 
 
 def _predict(
-    model: ModelRecord, bench: Workbench, solved: Solved, reckoned: Reckoned, took: dict[str, float]
+    proposal: Proposal, bench: Workbench, solved: Solved, reckoned: Reckoned, took: dict[str, float]
 ) -> Prediction:
     """Phases that were tried take what they took; the others, which a plan does not do, what is reckoned."""
-    objects, manifest, counts = bench.ledger.objects, model.manifest, reckoned.counts
+    objects, manifest, counts = bench.ledger.objects, proposal.model.manifest, reckoned.counts
     moved = [change for change in solved.changes if change.before != change.after]
     disk = sum(len(change.data) for change in moved if not objects.contains(change.after))
-    disk += sum(rows.data.size for rows in bench.fresh)
+    disk += sum(rows.data.size for rows in bench.fresh) + sum(sizes_of(proposal.made))
     shards = {manifest.tensors[change.name].file for change in moved}
     sizes = [manifest.weights[name].size for name in shards]
     answers = reckoned.rates.model.seconds(counts.model, counts.answers)

@@ -192,6 +192,7 @@ class Workbench:
                 packs=packs,
                 rows=len(facts) * len(packs),
                 text=SAID + SAID_OF_A_FACT * min(asked, NAMED),
+                made=self._made,
             )
 
         model = self._loaded

@@ -113,6 +113,8 @@ def test_gc_forgets_them(tmp_path: Path, file: Path) -> None:
         (["HEAD", "--list"], "FILE|ID has no part in --list or --show, which evaluate nothing"),
         (["--list", "--failed", "failed.jsonl", "--n-edits", "3"], "--n-edits, --failed have no part in --list"),
         (["--show", "0000", "--split", "few"], "evaluate nothing"),
+        (["--show", "0000", "--list", "--model", "tiny"], "--model, --list have no part in --show"),
+        (["HEAD", "--force"], "--force has no part in an evaluation without --failed"),
         (["HEAD", "--drift", "no-such.txt"], "cannot read no-such.txt"),
         (["HEAD", "--drift", "."], "cannot read ."),
         (["HEAD", "--failed", "no-such-folder/failed.jsonl"], "cannot be a file"),

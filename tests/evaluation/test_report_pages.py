@@ -71,6 +71,33 @@ def test_points_that_are_missing_are_known() -> None:
     assert "not finished: 3 of 8 points" in page and "not finished" not in html_page(whole, [])
 
 
+@pytest.mark.parametrize("made", [{("malmen", 0)}, {("malmen", 0), ("malmen", 1), ("memit", 0)}])
+def test_a_report_that_was_interrupted_says_what_is_missing_and_compares_only_what_compares(
+    made: set[tuple[str, int]],
+) -> None:
+    """Whole runs of one method come before another's where they load the model differently."""
+    whole = made_up(labels=("malmen", "memit"), sizes=(4, 8), seeds=(0, 1))
+    points = [point for point in whole.points if (point.contender, point.seed) in made]
+    part = whole.model_copy(update={"points": points})
+    page = markdown_page(part, [])
+    own, other = (sum(point.contender == label for point in points) for label in whole.labels)
+    assert f"(malmen {own} of 4, memit {other} of 4)" in page
+    # A gap is a row of its own; the mean of two draws is no better or worse than another method's one draw.
+    table = score_table(part)
+    assert "of one alone its 95 % bootstrap interval" in table.caption
+    assert "where some are missing" not in score_table(whole).caption
+    assert [row[0].text for row in table.rows] == ["malmen", "memit"] * 2
+    assert not any(cell.best for row in [*table.rows, *harmonic_table(part).rows] for cell in row)
+    assert "has the highest" not in page and "has the highest" in markdown_page(whole, [])
+    assert ("At 8 facts, without memit, the harmonic mean of malmen is" in page) == (other == 0)
+    # No line, no name beside one; a line has the colour that it will keep.
+    canvas = canvas_of(part.model_copy(update={"points": points[-1:]}), sheets(part)[1])
+    [legend] = canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == [points[-1].contender]
+    [line] = [line for line in canvas.axes[0].lines if line.get_linestyle() == "-"]
+    assert line.get_color() == COLOURS[whole.labels.index(points[-1].contender)]
+
+
 def test_over_seeds_is_the_mean_from_the_smallest_to_the_largest() -> None:
     one, two = Interval(value=0.2, low=0.1, high=0.3), Interval(value=0.4, low=0.0, high=0.9)
     assert over_seeds([one, None]) == one and over_seeds([]) is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,23 @@ from tiny_models import World, everything, fact_set, make_facts, make_world, run
 from torch import Tensor
 
 from malmen_cli.checkpoint.digests import digest_bytes
-from malmen_cli.errors import UnsafeFile, UsageError
+from malmen_cli.errors import MalmenError, UnsafeFile, UsageError
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import store, verify_ledger
 from malmen_cli.methods.registry import METHODS, method_named
 from malmen_cli.methods.settings import resolve_settings
+from malmen_cli.operations.active import require_room_ahead
 from malmen_cli.operations.apply import Applied, ApplyOptions, apply_facts
 from malmen_cli.operations.editors import DESCRIPTION, load_editor
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
-from malmen_cli.operations.method_editors import MethodRequest, find_by_method, make_and_keep
+from malmen_cli.operations.made import Made
+from malmen_cli.operations.method_editors import MethodRequest, editor_by_method, find_by_method, make_and_keep
+from malmen_cli.operations.plan import plan_facts
+from malmen_cli.operations.prediction import predict
 from malmen_cli.operations.rebase import Rebased, rebase
 from malmen_cli.operations.rebuilding import rebuild
+from malmen_cli.operations.trial import attempt
 
 QUICK: dict[str, dict[str, Any]] = {
     "ultraedit": {},
@@ -171,8 +178,12 @@ class TestMixing:
         apply(bare, A, "ft")
         with bare.ledger() as (ledger, model):
             asked = request("ft", epochs=3)
-            with pytest.raises(UsageError, match="the same method with other settings"):
+            with pytest.raises(UsageError, match="the same method with other settings") as refused:
                 apply_facts(ledger, model, fact_set(B), ApplyOptions(method=asked), "malmen apply")
+            # What is advised leads to what was asked for.
+            assert str(refused.value.remedy).endswith("malmen rebase --method ft --method-settings FILE")
+            moved = rebase(ledger, model, asked, "malmen rebase", sample=0)
+            assert moved.entry is not None and moved.editor.id != moved.former
 
     def test_another_running_text_is_another_editor(self, bare: World) -> None:
         first, second = (f"{words} " * 40 for words in ("The capital of France is Paris.", "Rivers run to the sea."))
@@ -193,6 +204,35 @@ class TestMixing:
             asked = MethodRequest(METHODS["malmen"])
             with pytest.raises(UsageError, match="no editor of the method malmen yet"):
                 apply_facts(ledger, model, fact_set(A), ApplyOptions(method=asked), "malmen apply")
+
+
+class TestDisk:
+    def test_an_editor_that_an_apply_makes_is_in_its_plan(self, bare: World) -> None:
+        def stored() -> int:
+            folders = (bare.workspace.objects, bare.workspace.editors)
+            return sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+
+        with bare.ledger() as (ledger, model):
+            chosen = partial(editor_by_method, model=model, request=request("ultraedit"), facts=A)
+            trial = plan_facts(ledger, model, fact_set(A), chosen, attempt(ApplyOptions())).trial
+            quick = plan_facts(ledger, model, fact_set(A), chosen, None, predict(ApplyOptions())).prediction
+        before = stored()
+        made = apply(bare, A, "ultraedit").proposal.made
+        assert trial is not None and quick is not None and made is not None
+        size = sum(map(len, made.files.values()))
+        assert trial.prediction.disk == stored() - before > size
+        assert quick.disk == pytest.approx(trial.prediction.disk, rel=0.3) and quick.disk > size
+
+    def test_one_that_does_not_fit_is_refused_ahead(self, bare: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A covariance of keys may be a gigabyte."""
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1 << 40, 1 << 40, 20 << 20))
+        usage = shutil._ntuple_diskusage  # type: ignore[attr-defined]
+        made = Made({"editor.safetensors": bytes(30 << 20)}, None, "", [], 0.0)
+        with bare.ledger() as (ledger, model):
+            record = editor_by_method(ledger, model, request("ft"), A).record
+            require_room_ahead(ledger, model, record)
+            with pytest.raises(MalmenError, match="too little space on the disk: this needs 3"):
+                require_room_ahead(ledger, model, record, made=made)
 
 
 def move(world: World, method: str) -> Rebased:
@@ -257,6 +297,7 @@ class TestOnTheCommandLine:
         more = write_facts(tmp_path / "more.jsonl", make_facts(len(A) + 3))
         again = run_malmen(world, "apply", more, "--method", "ultraedit", "--dry-run")
         assert again[0] in (0, 3) and few in again[2], again
+        assert "then malmen rebase --method ultraedit for facts that are active" in again[2]
         assert few not in run_malmen(world, "apply", file, "--method", "ultraedit", "--dry-run")[2]
         assert digest_bytes((world.checkpoint / "config.json").read_bytes())
 
