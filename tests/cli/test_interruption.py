@@ -126,7 +126,7 @@ def test_training_ends_and_goes_on(world: World) -> None:
     again = [sys.executable, "-m", "malmen_cli", *command, "--resume"]
     with subprocess.Popen(again, env=environment(), **pipes) as process:
         assert process.stderr is not None
-        first = process.stderr.readline()
+        first = next(line for line in process.stderr if line.startswith("step"))  # a note may come before it
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     step = int(first.split()[1].replace(",", ""))
