@@ -6,7 +6,7 @@ import sqlite3
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes
@@ -41,6 +41,11 @@ class MethodRequest:
     method: Method
     settings: RunSettings | None = None
     text: str | None = None
+
+    @cached_property
+    def text_digest(self) -> str | None:
+        """By which editors that were made from it are told from others; of megabytes, once."""
+        return None if self.text is None else digest_bytes(self.text.encode())
 
 
 def editor_by_method(
@@ -112,13 +117,9 @@ def _newest(db: sqlite3.Connection, model: ModelRecord, request: MethodRequest) 
 def _fits(editor: EditorRecord, request: MethodRequest) -> bool:
     if method_of(editor.config) is not request.method:
         return False
-    if request.text is not None and editor.scores.get("text") != _digest(request.text):
+    if request.text is not None and editor.scores.get("text") != request.text_digest:
         return False
     return request.settings is None or settings_of(editor) == request.settings
-
-
-def _digest(text: str) -> str:
-    return digest_bytes(text.encode())
 
 
 def make_editor(
@@ -158,7 +159,7 @@ def make_editor(
     else:
         editor.prepare(language_model, facts, request.text, progress=progress)
         if request.text is not None:
-            about["text"] = _digest(request.text)
+            about["text"] = request.text_digest
     files = editor_files(editor, model, layers, settings, about)
     return Made(files, language_model, note, warnings, time.monotonic() - began)
 

@@ -290,9 +290,9 @@ class TestOnTheCommandLine:
         assert (editor["id"], editor["method"], editor["config"]["change"]) == (shown["editor"], "ultraedit", 0.5)
         assert run_malmen(world, "revert", "HEAD")[0] == 0
         assert file_digests(world.checkpoint) == base
-        # Its normaliser saw the facts of the first apply, and is frozen: what comes later is told so.
         plan = run_malmen(world, "plan", file, "--method", "ft", "-o", tmp_path / "plan.json")
         assert plan[0] == 2 and "a saved plan names an editor that is kept, and tiny has none of ft" in plan[2], plan
+        # Its normaliser saw the facts of the first apply, and is frozen: what comes later is told so.
         few = f"the normaliser is calibrated on {len(A)} facts alone"
         more = write_facts(tmp_path / "more.jsonl", make_facts(len(A) + 3))
         again = run_malmen(world, "apply", more, "--method", "ultraedit", "--dry-run")
