@@ -150,13 +150,16 @@ def _by_method(
     bar: BarDisplay,
 ) -> Choice:
     """A saved plan names an editor, which must be there."""
+    from malmen_cli.operations.active import Chosen
     from malmen_cli.operations.method_editors import editor_by_method, find_by_method
     from malmen_cli.operations.models import pick_device
 
     request = asked.request()
 
     def choose(ledger: Ledger) -> Chosen:
-        if saved is not None and not request.method.trained and find_by_method(ledger, model, request) is None:
+        if saved is not None and not request.method.trained:
+            if (found := find_by_method(ledger, model, request)) is not None:
+                return Chosen(found)
             raise UsageError(
                 f"a saved plan names an editor that is kept, and {model.name} has none of {request.method.name} yet: "
                 "one would be made for this plan alone",
