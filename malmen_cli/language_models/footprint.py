@@ -310,7 +310,9 @@ def _solve(shape: LayerShape, rows: int, anchors: int, *, repeated: bool) -> _So
     """
     d, o, n, k = shape.d_in, shape.d_out, rows, rows + anchors
     form = cheapest_form(n, d, o, preserved=anchors, repeated=repeated)
-    moments = (2 if repeated else 1) * d * d if anchors and form != "kernel" else 0
+    # Training also solves for single facts, whose form may be another: what stays of that is there beside the largest.
+    forms = {form, cheapest_form(1, d, o, preserved=anchors, repeated=True)} if repeated else {form}
+    moments = (2 if repeated else 1) * d * d if anchors and forms != {"kernel"} else 0
     if form == "primal":
         kept, working = 2 * d * d + d * o, d * d + 3 * d * o
     elif form == "kernel":

@@ -14,7 +14,7 @@ from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.operations.packed_texts import PackedTexts
 
-ASKED = 4096
+ASKED = 1024
 """Prompts that are made batches of, and answers that are held, at a time."""
 
 NAMED = 1000

@@ -15,13 +15,13 @@ import tempfile
 from pathlib import Path
 
 from locality import METHODS, VARIANTS, task
-from method_runs import malmen, prepare, train
+from method_runs import add_limit, limit_of, malmen, prepare, train
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/cf-gpt2 and data")
-    parser.add_argument("--minutes", type=float, default=5, help="of training, by the clock on the wall")
+    add_limit(parser)
     parser.add_argument(
         "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the draws; the editor's is the first"
     )
@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(given, folder)
-        train(given, VARIANTS["defaults"], options.seeds[0], options.minutes, folder)
+        train(given, VARIANTS["defaults"], options.seeds[0], limit_of(options), folder)
         (folder / "counterfact.json").write_text(json.dumps(given.draws[1000][0]), "utf-8")
         malmen("data", "add", "counterfact", "counterfact.json", cwd=folder)
         numbers = [",".join(map(str, values)) for values in (options.sizes, options.seeds)]

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from method_runs import Contender, RunFailed, Task, run
+from method_runs import Contender, RunFailed, Task, add_limit, limit_of, run
 from method_tables import before_any_edit, heading, line, means
 
 from malmen_cli.config import RECIPES
@@ -25,7 +25,7 @@ from malmen_cli.methods.registry import METHODS
 def options_of(parser: argparse.ArgumentParser, variants: Sequence[str], methods: Sequence[str]) -> None:
     """The options that every comparison has."""
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/cf-gpt2 and data")
-    parser.add_argument("--minutes", type=float, default=5, help="of each training, by the clock on the wall")
+    add_limit(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--variants", nargs="*", choices=variants, default=variants, metavar="NAME", help="trained ones"
@@ -67,17 +67,18 @@ def _runs(
 ) -> Iterator[tuple[tuple[str, int], dict[str, Any] | RunFailed]]:
     """Runs as they end, those that were made before first."""
     facts = sha256(json.dumps([task.training, list(task.draws.items())]).encode()).hexdigest()
+    limit = limit_of(options)
 
     def key(name: str, seed: int) -> str:
         one = contenders[name]
-        minutes = options.minutes if one.trained else None
+        trained = limit if one.trained else None
         defaults = [METHODS[one.method].settings_class()().model_dump(mode="json"), RECIPES]
-        identity = [task.name, facts, one.method, one.settings, one.flags, seed, minutes, defaults]
+        identity = [task.name, facts, one.method, one.settings, one.flags, seed, trained, defaults]
         return sha256(json.dumps(identity).encode()).hexdigest()
 
     def attempt(name: str, seed: int) -> dict[str, Any] | RunFailed:
         try:
-            return run(task, contenders[name], seed, options.minutes)
+            return run(task, contenders[name], seed, limit)
         except RunFailed as failed:
             return failed
 
@@ -94,7 +95,7 @@ def _runs(
             outcome = done.result()
             if options.out is not None and not isinstance(outcome, RunFailed):
                 about = {"key": key(name, seed), "task": task.name, "name": name, "seed": seed}
-                _keep(options.out, about | {"minutes": options.minutes, **outcome})
+                _keep(options.out, about | {"limit": limit, **outcome})
             yield (name, seed), outcome
     finally:
         pool.shutdown(cancel_futures=True)  # interrupted, it begins no more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -17,6 +18,8 @@ from typing import Any
 from malmen_cli.methods.registry import METHODS
 
 Record = Mapping[str, Any]
+Limit = tuple[str, str]
+"""How long a training goes on, as options of `malmen train`: `--minutes` or `--steps`, and how many."""
 
 
 class RunFailed(Exception):
@@ -100,11 +103,22 @@ def prepare(task: Task, folder: Path) -> None:
     malmen("models", "add", "subject", "model", "-q", cwd=folder)
 
 
-def train(task: Task, contender: Contender, seed: int, minutes: float, folder: Path) -> dict[str, Any]:
+def add_limit(parser: argparse.ArgumentParser) -> None:
+    """Options for `limit_of`."""
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--minutes", type=float, default=5, help="of each training, by the clock on the wall")
+    either.add_argument("--steps", type=int, help="of each training instead: no matter how fast the machine is")
+
+
+def limit_of(options: argparse.Namespace) -> Limit:
+    return ("--minutes", str(options.minutes)) if options.steps is None else ("--steps", str(options.steps))
+
+
+def train(task: Task, contender: Contender, seed: int, limit: Limit, folder: Path) -> dict[str, Any]:
     """Train the contender's editor in a workspace. Returns its steps and facts, and what it took in seconds."""
     (folder / "training.json").write_text(json.dumps(task.training), "utf-8")
     (folder / "settings.json").write_text(json.dumps(contender.settings), "utf-8")
-    options = ["--minutes", str(minutes), "--seed", str(seed), "--config", "settings.json", *contender.flags]
+    options = [*limit, "--seed", str(seed), "--config", "settings.json", *contender.flags]
     output, seconds = malmen("train", "training.json", "--method", contender.method, *options, "--json", cwd=folder)
     said = json.loads(output)
     return {name: said[name] for name in ("steps", "best_step", "facts_seen")} | {"seconds": seconds}
@@ -126,12 +140,12 @@ def evaluate(task: Task, contender: Contender, seed: int, records: Sequence[Reco
     return found | {"seconds": seconds}
 
 
-def run(task: Task, contender: Contender, seed: int, minutes: float) -> dict[str, Any]:
+def run(task: Task, contender: Contender, seed: int, limit: Limit) -> dict[str, Any]:
     """Train, where there is something to train, and score every draw."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(task, folder)
-        trained = train(task, contender, seed, minutes, folder) if contender.trained else None
+        trained = train(task, contender, seed, limit, folder) if contender.trained else None
         kept = ("asked", "before", "after", "unchanged", "six_scores", "warnings", "seconds")
         scored: dict[str, list[dict[str, Any]]] = {}
         for size, draws in task.draws.items():

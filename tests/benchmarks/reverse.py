@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from locality import METHODS, VARIANTS, apart
-from method_runs import Contender, Record, Task, evaluate, prepare, train
+from method_runs import Contender, Record, Task, add_limit, evaluate, limit_of, prepare, train
 from real_edits import row
 
 HEAD = (
@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     contenders = {**VARIANTS, **METHODS}
     parser.add_argument("--shared", type=Path, required=True, help="folder with models/cf-gpt2 and data")
-    parser.add_argument("--minutes", type=float, default=5, help="of each training, by the clock on the wall")
+    add_limit(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--contenders", nargs="+", choices=contenders, default=["defaults"], metavar="NAME")
@@ -180,7 +180,7 @@ def main() -> None:
                     folder, one = Path(made), contenders[contender]
                     prepare(task, folder)
                     if one.trained:
-                        train(task, one, seed, options.minutes, folder)
+                        train(task, one, seed, limit_of(options), folder)
                     cells = cells_of(task, one, seed, facts, folder)
                 print(row(f"{name}, {contender}", [str(seed), str(len(facts)), *cells]), flush=True)
 

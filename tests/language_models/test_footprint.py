@@ -13,10 +13,11 @@ from tiny_models import DTYPES, save_tiny_model
 
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor, LayerShape
-from malmen_cli.editing.normal_equation import NormalEquation, PreservedKeys
+from malmen_cli.editing.normal_equation import NormalEquation, PreservedKeys, cheapest_form
 from malmen_cli.language_models.footprint import (
     Footprint,
     Job,
+    _solve,
     batch_bytes,
     footprint,
     job_of,
@@ -93,6 +94,19 @@ def test_a_solution_holds_what_is_reckoned(rows: int, anchors: int) -> None:
     assert (solution.form == "primal") == (rows + anchors >= 32)
     job = Job("apply", facts=rows, preserved_keys=anchors)
     assert needs([shape], job, torch.float32)["solve"] == taken
+
+
+@pytest.mark.parametrize(("anchors", "kept"), [(16, 0), (128, 2)])
+def test_training_keeps_what_its_single_facts_are_solved_by_beside_its_largest_sets(anchors: int, kept: int) -> None:
+    d, rows = 512, 200
+    assert cheapest_form(rows, d, 16, preserved=anchors, repeated=True) == "kernel"
+    preserved = PreservedKeys(torch.randn(anchors, d))
+    for n in (1, rows):
+        equation = NormalEquation(d, 16, preserved=preserved, repeated=True)
+        equation.update(torch.randn(n, d), torch.randn(n, 16)).solve(ridge=0.1, preserved_strength=1.0)
+    taken = sum(vars(preserved)[name].nbytes for name in ("second_moment",) if name in vars(preserved))
+    taken += sum(x.nbytes for x in vars(preserved).get("spectrum", ()) if x.ndim == 2)
+    assert _solve(LayerShape("a", d, 16), rows, anchors, repeated=True).moments == taken == kept * 8 * d * d
 
 
 def whole(job: Job, folder: Path, dtype: torch.dtype | None = None) -> Footprint:
