@@ -7,7 +7,7 @@ on a whole block (`block_rates.py`) has them in it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from malmen_cli.language_models.edited_layers import EditedLayer, is_plain_linear
 from malmen_cli.language_models.families import Stack
 from malmen_cli.language_models.last_mlp import last_mlp
+from malmen_cli.language_models.lower_blocks import lower_blocks
 from malmen_cli.language_models.texts import Batch
 
 
@@ -26,15 +27,14 @@ class Arithmetic:
         below: per stack, up to the first edited layer and with it: what is run, and never differentiated.
         above: per stack, after it: run, and differentiated where rows are captured.
         head: of the output embeddings and of the last MLP, where they see the supervised tokens alone.
+        kept_out: per stack, of `below`, those of whole blocks, which a pass that starts from kept hidden states leaves
+            out. Whether the model's blocks allow it is known of a loaded one only (`LanguageModel.lower`).
     """
 
     below: dict[Stack, int]
     above: dict[Stack, int]
     head: int
-
-    @property
-    def weights(self) -> int:
-        return sum(self.below.values()) + sum(self.above.values()) + self.head
+    kept_out: dict[Stack, int] = field(default_factory=lambda: {"encoder": 0, "answer": 0})
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ def arithmetic_of(model: nn.Module, layers: Sequence[EditedLayer]) -> Arithmetic
     head_size = 0 if head is None else head.weight.numel()
     mlp = last_mlp(model, str(model.config.model_type))  # type: ignore[union-attr]
     narrow = set[nn.Module]() if mlp is None else set(mlp.modules())
+    lower = lower_blocks(model, layers) if not (encoder and any(x.stack == "answer" for x in layers)) else None
+    kept = {module for block in lower.skipped for module in block.modules()} if lower else set[nn.Module]()
+    kept_out: dict[Stack, int] = {"encoder": 0, "answer": 0}
     reached = False
     for name, module in model.named_modules():
         if module is head or not is_plain_linear(module):
@@ -82,9 +85,11 @@ def arithmetic_of(model: nn.Module, layers: Sequence[EditedLayer]) -> Arithmetic
         if module in narrow:
             head_size += weight.numel()
             continue
-        (above if reached else below)["encoder" if module in encoder else "answer"] += weight.numel()
+        stack: Stack = "encoder" if module in encoder else "answer"
+        (above if reached else below)[stack] += weight.numel()
+        kept_out[stack] += weight.numel() if module in kept else 0
         reached = reached or name in edited
-    return Arithmetic(below, above, head_size)
+    return Arithmetic(below, above, head_size, kept_out)
 
 
 def passes(batches: Iterable[Batch]) -> Passes:
@@ -125,12 +130,16 @@ class BlockRates:
     bytes: float
     item: int
 
-    def seconds(self, model: Arithmetic, work: Passes, *, differentiated: bool = False) -> float:
-        """Seconds of running some batches, with the gradients that a capture takes where `differentiated`."""
+    def seconds(self, model: Arithmetic, work: Passes, *, differentiated: bool = False, resumed: bool = False) -> float:
+        """Seconds of running some batches: with the gradients that a capture takes where `differentiated`, from kept
+        hidden states on where `resumed`."""
         stacks: tuple[Stack, ...] = ("encoder", "answer")
-        forward = sum(work.tokens(stack) * (model.below[stack] + model.above[stack]) for stack in stacks)
-        forward += work.labels * model.head
-        seconds = 2 * forward / self.flops + work.batches * self.item * model.weights / self.bytes
+        run = {stack: model.below[stack] + model.above[stack] for stack in stacks}
+        if resumed:
+            run = {stack: run[stack] - model.kept_out[stack] for stack in stacks}
+        forward = sum(work.tokens(stack) * run[stack] for stack in stacks) + work.labels * model.head
+        read = sum(run.values()) + model.head
+        seconds = 2 * forward / self.flops + work.batches * self.item * read / self.bytes
         if differentiated:
             back = sum(work.tokens(stack) * model.above[stack] for stack in stacks) + work.labels * model.head
             weights = sum(model.above.values()) + model.head

@@ -57,6 +57,10 @@ class KeptStates(Protocol):
         ...
 
 
+KeepStates = Callable[[Sequence[Tokens], Tensor], None]
+"""Takes texts and their hidden states (tokens, width), text after text."""
+
+
 class LanguageModel:
     """Loads a local folder through transformers' Auto classes, in its own dtype, frozen.
 
@@ -185,9 +189,8 @@ class LanguageModel:
             return self._forward(batch)[0]
 
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The head's forward. On a CPU the fused attention of 16-bit numbers takes ten times as long to differentiate
-        as its plain form (torch 2.13: 118 ms against 21 for 128 texts of 16 tokens)."""
-        plain = torch.is_grad_enabled() and self.device.type == "cpu" and self.dtype in (torch.bfloat16, torch.float16)
+        """The head's forward."""
+        plain = torch.is_grad_enabled() and attends_plainly(self.device, self.dtype)
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             return self.head.forward(batch)
 
@@ -341,10 +344,18 @@ class LanguageModel:
             )
 
     def passes(
-        self, texts: Sequence[Tokens], batch_tokens: int, kept: KeptStates | None = None
+        self,
+        texts: Sequence[Tokens],
+        batch_tokens: int,
+        kept: KeptStates | None = None,
+        keep: KeepStates | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
         """Batch by batch the logits (n, classes) of `logits`; the lower blocks run only for texts whose states are not
-        kept."""
+        kept.
+
+        Args:
+            keep: is given the states of the texts for which they run.
+        """
         stored = [i for i, text in enumerate(texts) if kept is not None and text in kept]
         others = sorted(set(range(len(texts))).difference(stored))
         parts: list[tuple[KeptStates | None, list[int]]] = [(kept, stored), (None, others)]
@@ -352,15 +363,25 @@ class LanguageModel:
             for batch in self.batches([texts[i] for i in part], batch_tokens):
                 rows = tuple(part[row] for row in batch.rows)
                 lower = None if states is None else states.of([texts[row] for row in rows]).to(self.device)
-                yield replace(batch, rows=rows), self.logits(batch, lower)
+                with self._recorded(keep is not None and lower is None) as found:
+                    logits = self.logits(batch, lower)
+                if keep is not None and (read := self._packed(batch, found)) is not None:
+                    keep([texts[row] for row in rows], read)
+                yield replace(batch, rows=rows), logits
 
     @torch.no_grad()
     def predictions(
-        self, texts: Sequence[Tokens], *, batch_tokens: int = 1024, kept: KeptStates | None = None
+        self,
+        texts: Sequence[Tokens],
+        *,
+        batch_tokens: int = 1024,
+        kept: KeptStates | None = None,
+        keep: KeepStates | None = None,
     ) -> list[list[int]]:
-        """Per text the model's likeliest label for each of its labels, the target's earlier tokens given."""
+        """Per text the model's likeliest label for each of its labels, the target's earlier tokens given; the rest as
+        `passes` takes it."""
         found: list[list[int]] = [[] for _ in texts]
-        for batch, logits in self.passes(texts, batch_tokens, kept):
+        for batch, logits in self.passes(texts, batch_tokens, kept, keep):
             best = logits.argmax(1).tolist()
             for i, token in zip(batch.text.tolist(), best, strict=True):
                 found[batch.rows[i]].append(token)
@@ -383,6 +404,15 @@ class LanguageModel:
             batch_tokens: most tokens, read and new, of a batch. progress: called with prompts done and prompts in all.
         """
         return self._answers()(prompts, max_new_tokens, batch_tokens=batch_tokens, progress=progress)
+
+
+def attends_plainly(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether passes that are differentiated take the plain form of attention, which rounds otherwise than a fused one.
+
+    On a CPU the fused attention of 16-bit numbers takes ten times as long to differentiate as its plain form (torch
+    2.13: 118 ms against 21 for 128 texts of 16 tokens).
+    """
+    return device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -27,7 +27,7 @@ class LowerBlocks:
     """
 
     def __init__(self, skipped: Sequence[nn.Module], entry: nn.Module) -> None:
-        self._skipped, self._entry = skipped, entry
+        self.skipped, self._entry = skipped, entry
 
     @torch.no_grad()
     def can_be_left_out(self, batch: Batch, forward: Callable[[], Tensor]) -> bool:
@@ -70,14 +70,14 @@ class LowerBlocks:
     def resumed(self, states: Tensor) -> Iterator[None]:
         """Within, a forward pass starts from these hidden states (b, t, width) and runs no block below."""
         # A block of a model on several devices has a forward of its own, beside its class's.
-        own = [block.__dict__.get("forward") for block in self._skipped]
-        for block in self._skipped:
+        own = [block.__dict__.get("forward") for block in self.skipped]
+        for block in self.skipped:
             block.forward = _pass_on
         try:
             with self._at_entry(lambda _: states):
                 yield
         finally:
-            for block, forward in zip(self._skipped, own, strict=True):
+            for block, forward in zip(self.skipped, own, strict=True):
                 if forward is None:
                     del block.forward
                 else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from malmen_cli.errors import NumericalFailure
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import KeptStates, LanguageModel, wide
+from malmen_cli.language_models.lower_states import LowerStates, starts_of
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.methods.set_method import Progress, SetMethod, silent
 from malmen_cli.methods.settings import MiniBatchSettings
@@ -54,7 +55,9 @@ def fine_tune(
     groups = [{"params": [weight], "lr": rate} for weight, rate in zip(weights, rates, strict=True)]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, foreach=False, fused=False)
     generator = torch.Generator().manual_seed(settings.seed)
-    kept = LowerStates.of_all(model, texts, settings.batch_tokens)
+    kept = LowerStates(model, starts_of(model, texts, KEPT_STATES))  # no step changes them
+    for _ in kept.fill(settings.batch_tokens, len(texts)):
+        pass
     for epoch in range(settings.epochs if texts else 0):
         order = torch.randperm(len(texts), generator=generator).tolist()
         total = 0.0
@@ -100,30 +103,6 @@ def loss_and_gradients(
                 grad.add_(layer.weight_grad, alpha=1 / model.loss_scale)
                 layer.module.weight.grad = None
     return total, grads
-
-
-class LowerStates:
-    """What the first edited block reads of some texts, in memory: no step changes it. See `KeptStates`."""
-
-    def __init__(self, model: LanguageModel, texts: Sequence[Tokens], batch_tokens: int) -> None:
-        self._states: dict[tuple[int, ...], Tensor] = {}
-        for batch, states in model.lower_states(texts, batch_tokens=batch_tokens):
-            for row, part in zip(batch.rows, states.split(list(batch.lengths)), strict=True):
-                self._states[texts[row].input_ids] = part
-
-    @classmethod
-    def of_all(cls, model: LanguageModel, texts: Sequence[Tokens], batch_tokens: int) -> LowerStates | None:
-        """None where no block lies below the edited ones, or the states would take more than `KEPT_STATES`."""
-        if model.lower is None:
-            return None
-        size = sum(len(text.input_ids) for text in texts) * model.lower_width * model.dtype.itemsize
-        return cls(model, texts, batch_tokens) if size <= KEPT_STATES else None
-
-    def __contains__(self, text: Tokens) -> bool:
-        return text.input_ids in self._states
-
-    def of(self, texts: Sequence[Tokens]) -> Tensor:
-        return torch.cat([self._states[text.input_ids] for text in texts])
 
 
 def _root_mean_square(weight: Tensor) -> float:

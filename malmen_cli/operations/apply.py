@@ -182,9 +182,9 @@ def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[
         require_askable(bench, options.gates)
     edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in facts)
     # Capture comes first: bad facts (too long for the model, say) are refused before anything is asked.
-    bench.capture(facts, edits, proposal.facts)
+    bench.capture(facts, edits, proposal.facts, ask=True)
     model = bench.language_model
-    questions = Questions(model, facts, list(old.values()), options.sample, edits)
+    questions = Questions(model, bench.asked, facts, list(old.values()), options.sample, edits)
     before = questions.scores(), questions.answers()
     solved = bench.solve()
     model.overlay(solved.weights)

@@ -12,10 +12,8 @@ from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
+from malmen_cli.operations.asked_states import BLOCK, AskedStates
 from malmen_cli.operations.packed_texts import PackedTexts
-
-ASKED = 1024
-"""Prompts that are made batches of, and answers that are held, at a time."""
 
 NAMED = 1000
 """Most new facts that are still wrong which an entry names; all of them are counted."""
@@ -76,19 +74,20 @@ class Questions:
     """The prompts of an entry's facts and of some older ones, tokenised once and asked before and after.
 
     Args:
-        edits: the new facts' own prompts, where they are tokenised already.
+        states: of the model that is asked. edits: the new facts' own prompts, where they are tokenised already.
     """
 
     def __init__(
         self,
         model: LanguageModel,
+        states: AskedStates,
         new: Sequence[Fact],
         old: Sequence[Fact],
         sample: int,
         edits: PackedTexts | None = None,
     ) -> None:
         tokens = model.tokenizing
-        self.model, self.new, self.old = model, new, old
+        self.model, self.new, self.old, self._states = model, new, old, states
         self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
         self.old_edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in old)
         self.rephrases, self.unrelated = (_fitting(tokens, new, kind) for kind in ("rephrase", "unrelated"))
@@ -100,8 +99,10 @@ class Questions:
 
     def _ask(self, texts: PackedTexts) -> Iterator[tuple[Tokens, list[int]]]:
         """Each text, and what the model predicts on it."""
-        for block in texts.blocks(ASKED):
-            yield from zip(block, self.model.predictions(block), strict=True)
+        twice = texts is not self.old_edits
+        for block in texts.blocks(BLOCK):
+            found = self._states.predictions(block) if twice else self.model.predictions(block)
+            yield from zip(block, found, strict=True)
 
     def _scores(self, said: Iterable[tuple[Tokens, list[int]]]) -> Scores:
         """The same, from what the model predicts on the edit prompts."""

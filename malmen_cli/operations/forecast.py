@@ -5,11 +5,11 @@ What is counted is divided by rates (`rates.py`); nothing here was fitted to how
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from malmen_cli.editing.linear_algebra import EIGENVALUE_STEPS, PROBES
 from malmen_cli.editing.normal_equation import cheapest_form
-from malmen_cli.language_models.arithmetic import Arithmetic, Passes
+from malmen_cli.language_models.arithmetic import Arithmetic, BlockRates, Passes
 from malmen_cli.operations.rates import Rates
 
 WIDE, DOUBLE = 4, 8  # bytes of a number of value differences, and of a number of a solve
@@ -58,6 +58,8 @@ class Counts:
         old: what is asked after alone. answers: sampled free answers, of each time. texts: that are tokenised.
         rank, blocks: of the hyper-network. weights: bytes of the loaded model. checkpoint: bytes of its files, which
             are hashed. shards, largest_shard: bytes of those that are written anew. editor: bytes of its tensors.
+        kept: share of what is asked twice whose hidden states below the edited layers are kept from one time to the
+            next. noted: of what is asked, what is captured before, in the same blocks.
     """
 
     model: Arithmetic
@@ -74,6 +76,8 @@ class Counts:
     shards: int
     largest_shard: int
     editor: int
+    kept: float = 0.0
+    noted: Passes = field(default_factory=Passes)
 
     @property
     def tensor_bytes(self) -> int:
@@ -92,7 +96,8 @@ def forecast(counts: Counts, rates: Rates) -> dict[str, float]:
     """
     model, run = counts.model, rates.model
     network = sum(layer.new * _network(layer, counts.rank, counts.blocks) for layer in counts.layers)
-    ask = run.seconds(model, counts.asked) + run.seconds(model, counts.answers)
+    before, after = asking(counts, run)
+    answers = run.seconds(model, counts.answers)
     tensors, rows = counts.tensor_bytes, counts.new_row_bytes
     return {
         "start": rates.start,
@@ -103,13 +108,23 @@ def forecast(counts: Counts, rates: Rates) -> dict[str, float]:
         + network / rates.single
         + rows / rates.copy
         + 2 * tensors / rates.digest,
-        "ask before": ask,
+        "ask before": before + answers,
         "solve": sum(solve_seconds(layer, rates) for layer in counts.layers) + rows / rates.digest,
-        "ask after": ask + run.seconds(model, counts.old),
+        "ask after": after + answers + run.seconds(model, counts.old),
         # Tensors are hashed in the old shard's copy, in the new shard and as objects.
         "write": (rows + tensors + counts.shards) / rates.write + 3 * tensors / rates.digest,
         "end": END * rates.start,
     }
+
+
+def asking(counts: Counts, run: BlockRates) -> tuple[float, float]:
+    """Seconds of asking before and of asking the same after: blocks that no edit changes are run once for each text."""
+
+    def spared(work: Passes) -> float:
+        return counts.kept * (run.seconds(counts.model, work) - run.seconds(counts.model, work, resumed=True))
+
+    whole = run.seconds(counts.model, counts.asked)
+    return whole - spared(counts.noted), whole - spared(counts.asked)
 
 
 def _network(layer: LayerCounts, rank: int, blocks: int) -> int:

@@ -16,6 +16,7 @@ from malmen_cli.facts import Fact
 from malmen_cli.language_models.arithmetic import Passes, arithmetic_of, passes
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers
 from malmen_cli.language_models.footprint import Job, footprint, planned_model, stored_dtype, weight_bytes
+from malmen_cli.language_models.language_model import attends_plainly
 from malmen_cli.language_models.loading import load_tokenizer, read_config
 from malmen_cli.language_models.tasks import parts_of
 from malmen_cli.language_models.tokenizing import Tokenizing
@@ -23,6 +24,7 @@ from malmen_cli.ledger import Ledger, store
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal, edit_digests, sizes_of
 from malmen_cli.operations.apply import ApplyOptions
+from malmen_cli.operations.asked_states import states_limit
 from malmen_cli.operations.editors import TENSORS, settings_of
 from malmen_cli.operations.forecast import Counts, LayerCounts, forecast
 from malmen_cli.operations.layers import layers_of
@@ -101,6 +103,8 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     found = edited_layers(model, config.model_type, [layer.name for layer in layers])
     texts = _Texts(parts.tokenizing, options.batch_tokens)
     counts = _counts(ledger, proposal, options, model, found, texts, job, anchors, dtype, size)
+    if attends_plainly(device, dtype):  # what a capture leaves is of no use to what is asked
+        counts = replace(counts, noted=Passes())
     start = time.process_time() - texts.seconds
     length = round(counts.asked.answer / max(1, counts.asked.texts))
     first = counts.layers[0]
@@ -167,10 +171,15 @@ def _counts(
                 key_item=dtype.itemsize,
             )
         )
+    arithmetic = arithmetic_of(model, layers)
+    config: Any = model.config
+    # Padded tokens, of which there are hardly more than of others: batches are of texts of similar length.
+    states = (asked.encoder or asked.answer) * config.get_text_config().hidden_size * dtype.itemsize
+    share = min(1.0, states_limit() / max(1, states)) if any(arithmetic.kept_out.values()) else 0.0
     shards = {manifest.tensors[name].file for name in tensors}
     sizes = [manifest.weights[name].size for name in shards]
     return Counts(
-        model=arithmetic_of(model, layers),
+        model=arithmetic,
         layers=tuple(counted),
         capture=capture,
         asked=asked,
@@ -184,6 +193,8 @@ def _counts(
         shards=sum(sizes),
         largest_shard=max(sizes, default=0),
         editor=editor,
+        kept=share,
+        noted=capture if len(fresh) == len(some) else Passes(),
     )
 
 

@@ -108,7 +108,7 @@ def rebase(
             )
         )
         bench.capture(facts)
-        questions = Questions(bench.language_model, list(facts[:check_facts]), [], sample)
+        questions = Questions(bench.language_model, bench.asked, list(facts[:check_facts]), [], sample)
         before = questions.scores(), questions.answers()
         solved = bench.solve()
         bench.language_model.overlay(solved.weights)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial, reduce
 
 import torch
@@ -24,11 +24,9 @@ from malmen_cli.ledger.records import NewRows, RowSlice
 from malmen_cli.ledger.row_files import RowFile, RowSpans, row_file_size
 from malmen_cli.ledger.staged import StagedObject, temporary_folder
 from malmen_cli.methods.per_fact import RowEditor
+from malmen_cli.operations.asked_states import BLOCK, AskedStates
 from malmen_cli.operations.packed_texts import PackedTexts
-from malmen_cli.operations.tensors import DTYPES
-
-BLOCK = 1024
-"""Facts that batches are formed of, and that are captured before it is said how far the work is."""
+from malmen_cli.operations.tensors import DTYPES, buffer_of
 
 _STORED = {**DTYPES, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
@@ -41,6 +39,7 @@ def capture_rows(
     *,
     batch_tokens: int,
     texts: Sequence[Tokens] | None = None,
+    states: AskedStates | None = None,
     objects: ObjectStore | None = None,
     require_room: Callable[[Sequence[int]], None] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -50,7 +49,7 @@ def capture_rows(
     Keys are kept in what the editor keeps them in, the model's dtype; value differences in float32.
 
     Args:
-        texts: the facts' edit prompts, where they are tokenised already.
+        texts: the facts' edit prompts, where they are tokenised already. states: where they will be asked.
         objects: where the rows are to be stored; None for rows that are not.
         require_room: is told the files' sizes in bytes before the model is run, and raises where they do not fit, with
             whatever else is to be written then; None for rows alone.
@@ -85,13 +84,16 @@ def capture_rows(
         with torch.no_grad():
             for start in range(0, len(texts), BLOCK):
                 block = texts[start : start + BLOCK]
-                for batch, rows_of_batch in capture(block):
-                    places = [start + row for row in batch.rows]
-                    for index, file in enumerate(files):
-                        keys = rows_of_batch.keys[index]
-                        with model.autocast():
-                            keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
-                        _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
+                with nullcontext() if states is None else states.noting(block) as keep:
+                    for batch, rows_of_batch in capture(block, lower=keep is not None):
+                        if keep is not None and rows_of_batch.lower_states is not None:
+                            keep([block[row] for row in batch.rows], rows_of_batch.lower_states)
+                        places = [start + row for row in batch.rows]
+                        for index, file in enumerate(files):
+                            keys = rows_of_batch.keys[index]
+                            with model.autocast():
+                                keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
+                            _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [
             NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)
@@ -106,7 +108,7 @@ def _write(
     file: RowFile, spans: RowSpans, places: Sequence[int], keys: Tensor, value_diffs: Tensor, facts: Sequence[Fact]
 ) -> None:
     """Put the rows of some facts, which follow one another in the tensors, where the facts' rows belong."""
-    u, d = _bytes_of(keys), _bytes_of(value_diffs)
+    u, d = buffer_of(keys), buffer_of(value_diffs)
     finite = (torch.isfinite(keys).all(1) & torch.isfinite(value_diffs).all(1)).tolist()
     u_width, d_width = keys.shape[1] * keys.element_size(), value_diffs.shape[1] * value_diffs.element_size()
     begin = 0
@@ -120,11 +122,6 @@ def _write(
         file.write(start, u[begin * u_width : end * u_width], d[begin * d_width : end * d_width])
         begin = end
     assert begin == len(keys), "the model gives other rows than the texts have"
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor on the CPU, written to or read from in place."""
-    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())  # type: ignore[arg-type]
 
 
 class RowReader:
@@ -235,14 +232,14 @@ def _read(
     """Rows of one tensor into their places."""
     dtype = _STORED[slot.dtype]
     width = slot.shape[1] * dtype.itemsize
-    into = _bytes_of(found) if dtype == found.dtype else memoryview(b"")
+    into = buffer_of(found) if dtype == found.dtype else memoryview(b"")
     for row, place in wanted:
         offset = slot.start + row.start * width
         if dtype == found.dtype:
             _read_at(descriptor, into[place * width : (place + row.count) * width], offset, digest)
         else:
             own = torch.empty((row.count, slot.shape[1]), dtype=dtype)
-            _read_at(descriptor, _bytes_of(own), offset, digest)
+            _read_at(descriptor, buffer_of(own), offset, digest)
             found[place : place + row.count] = own
 
 

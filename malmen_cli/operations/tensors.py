@@ -59,3 +59,8 @@ def base_tensor(ledger: Ledger, model: ModelRecord, tensor: str) -> Tensor:
 def to_bytes(tensor: Tensor) -> bytes:
     """The bytes of a tensor as they lie in a file."""
     return tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def buffer_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, written to or read from in place; of another one those of a copy."""
+    return memoryview(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())  # type: ignore[arg-type]

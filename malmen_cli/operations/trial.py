@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from malmen_cli.ledger import Ledger
 from malmen_cli.methods.per_fact import Answer
 from malmen_cli.operations.active import Proposal, sizes_of, warnings_of
 from malmen_cli.operations.apply import ApplyOptions, open_bench
+from malmen_cli.operations.forecast import asking
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
 from malmen_cli.operations.prediction import Reckoned, reckon
@@ -129,16 +131,20 @@ def _predict(
     disk += sum(rows.data.size for rows in bench.fresh) + sum(sizes_of(proposal.made))
     shards = {manifest.tensors[change.name].file for change in moved}
     sizes = [manifest.weights[name].size for name in shards]
-    answers = reckoned.rates.model.seconds(counts.model, counts.answers)
+    run = reckoned.rates.model
+    answers, whole = run.seconds(counts.model, counts.answers), run.seconds(counts.model, counts.asked)
     tokenised = counts.texts / reckoned.rates.texts  # before, and not again
+    asked = max(0.0, took["ask"] - tokenised)
     more = counts.old.answer / max(1, counts.asked.answer)
+    kept = counts if bench.language_model.lower is not None else replace(counts, kept=0.0)
+    before, after = (seconds / whole if whole else 1.0 for seconds in asking(kept, run))
     phases = {
         **reckoned.phases,
         "load": took["load"],
         "capture": took["capture"],
-        "ask before": took["ask"] + answers,
+        "ask before": tokenised + asked * before + answers,
         "solve": took["solve"],
-        "ask after": max(0.0, took["ask"] - tokenised) * (1 + more) + answers,
+        "ask after": asked * (after + more) + answers,
     }
     return Prediction(
         seconds=sum(phases.values()),

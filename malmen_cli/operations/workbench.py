@@ -14,7 +14,7 @@ from torch import Tensor
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.facts import Fact, FactSet
 from malmen_cli.language_models.footprint import Job
-from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.language_model import LanguageModel, attends_plainly
 from malmen_cli.language_models.loading import read_config
 from malmen_cli.language_models.placement import require_room_for
 from malmen_cli.language_models.texts import Tokens
@@ -25,6 +25,7 @@ from malmen_cli.ledger.staged import digest_all
 from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import edit_digests, require_room_ahead
+from malmen_cli.operations.asked_states import AskedStates, states_limit
 from malmen_cli.operations.checking import NAMED
 from malmen_cli.operations.editors import load_editor, settings_of
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
@@ -140,6 +141,17 @@ class Workbench:
             return self._made.language_model
         return load_base(self.ledger, self.model, self.layers, self.placement, self.settings, self._needs())
 
+    @cached_property
+    def asked(self) -> AskedStates:
+        """For asking the same prompts before the solve and after it."""
+        stays = not self._to_be_restored()  # any of these layers may lie below this editor's
+        return AskedStates(self._loaded, states_limit() if stays else 0)
+
+    def _to_be_restored(self) -> list[TensorLayer]:
+        """Layers that another editor has edited and this one leaves out."""
+        own = {layer.tensor for layer in self.layers}
+        return [layer for layer in self._touched if layer.tensor not in own and not self._at_base(layer)]
+
     def _needs(self) -> dict[str, int]:
         return needs_for(self.model, self.layers, self.settings, self.job())
 
@@ -157,7 +169,12 @@ class Workbench:
         return {edit for table in self._known.values() for edit in table.missing()}
 
     def capture(
-        self, facts: Iterable[Fact], texts: Sequence[Tokens] | None = None, recorded: FactSet | None = None
+        self,
+        facts: Iterable[Fact],
+        texts: Sequence[Tokens] | None = None,
+        recorded: FactSet | None = None,
+        *,
+        ask: bool = False,
     ) -> None:
         """Capture at the base weights, into `fresh`, the rows of those facts that have none yet.
 
@@ -165,7 +182,7 @@ class Workbench:
 
         Args:
             texts: the facts' edit prompts, where they are tokenised already. recorded: the facts that the entry will
-                name, where the rows are to be stored.
+                name, where the rows are to be stored. ask: whether the prompts will be asked.
 
         Raises:
             MalmenError: the rows, and what is to be written with them, would not fit on the disk. NumericalFailure: a
@@ -181,7 +198,8 @@ class Workbench:
         del wanted  # megabytes where facts come by the ten thousand, and the model runs now
         if not places:
             return
-        if len(places) < len(facts):
+        partly = len(places) < len(facts)
+        if partly:
             facts = tuple(facts[place] for place in places)
             texts = None if texts is None else PackedTexts(texts[place] for place in places)
         asked = len(facts) if recorded is None else len(recorded)
@@ -199,6 +217,8 @@ class Workbench:
             )
 
         model = self._loaded
+        # What a capture leaves is of use where asking the same blocks would have found the very same.
+        states = self.asked if ask and not partly and not attends_plainly(model.device, model.dtype) else None
         self._hold({})
         try:
             self.fresh = capture_rows(
@@ -207,6 +227,7 @@ class Workbench:
                 facts,
                 batch_tokens=self.batch_tokens,
                 texts=texts,
+                states=states,
                 objects=self.ledger.objects if self.store_rows else None,
                 require_room=require_room if self.store_rows else None,
                 progress=lambda done, total: self.progress("capturing rows", done, total),
@@ -241,8 +262,7 @@ class Workbench:
                 self.device,
                 inspect=inspect,
             )
-        own = {layer.tensor for layer in self.layers}
-        restored = [layer for layer in self._touched if layer.tensor not in own and not self._at_base(layer)]
+        restored = self._to_be_restored()
         weights = {layer.name: base_tensor(self.ledger, self.model, layer.tensor) for layer in restored}
         changes = [self._restoration(layer, weights[layer.name]) for layer in restored]
         return replace(solved, changes=[*solved.changes, *changes], weights={**solved.weights, **weights})

@@ -21,8 +21,8 @@ from malmen_cli.checkpoint.durable import in_words, write_durably
 from malmen_cli.editing.normalizer import Normalizer
 from malmen_cli.language_models.edited_layers import EditedLayer
 from malmen_cli.language_models.language_model import LanguageModel, Rows
+from malmen_cli.language_models.lower_states import LowerStates, starts_of, states_size, tokens_of
 from malmen_cli.language_models.texts import Batch, Tokens
-from malmen_cli.training.lower_states import LowerStates, states_size
 from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.tables import flush, table
 
@@ -88,7 +88,11 @@ class Features:
         labels, head = self._label_starts[-1], model.head
         self._references = table(folder / "references", labels, head.width, head.dtype, there=reuse)
         self.normalizers = [Normalizer(s.d_in + s.d_out) for s in model.shapes]
-        self.lower = LowerStates(folder / "states", model, _passed(rows, asked), kept_states, filled=reuse)
+        places = starts_of(model, _passed(rows, asked), kept_states)
+        states = None
+        if places:
+            states = table(folder / "states", tokens_of(places), model.lower_width, model.dtype, there=reuse)
+        self.lower = LowerStates(model, places, states, filled=reuse)
         if reuse:
             for start in range(0, len(edits), BLOCK):
                 self._count(start, len(edits[start : start + BLOCK]))
@@ -176,7 +180,7 @@ def table_sizes(
             n * shape.d_out * grad_dtype.itemsize,
             m * shape.d_in * dtype.itemsize,
         ]
-    return [*sizes, states_size(model, _passed(rows, asked), kept_states)]
+    return [*sizes, states_size(model, starts_of(model, _passed(rows, asked), kept_states))]
 
 
 def _made_with(model: LanguageModel, batch_tokens: int, sizes: Sequence[int]) -> bytes:

@@ -10,8 +10,8 @@ from family_models import save_family_model
 from tiny_models import load, make_facts, save_tiny_model
 
 from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.lower_states import LowerStates, starts_of, states_size
 from malmen_cli.language_models.texts import Tokens
-from malmen_cli.training.lower_states import LowerStates, states_size
 
 
 def some_texts(model: LanguageModel) -> list[Tokens]:
@@ -42,7 +42,7 @@ def test_an_encoder_alone_has_them(tmp_path: Path) -> None:
     model = LanguageModel(save_family_model(tmp_path / "model", "bart"), layers=["model.encoder.layers.[12].fc2"])
     assert model.lower is not None
     texts = some_texts(model)
-    kept = LowerStates(tmp_path / "states", model, texts, 1 << 30)
+    kept = LowerStates(model, starts_of(model, texts))
     assert sum(kept.fill(1024, 100)) == len(texts)
     assert model.predictions(texts, kept=kept) == model.predictions(texts)
 
@@ -68,11 +68,11 @@ def test_passes_are_the_same_with_states_that_were_kept(dtype: torch.dtype, tmp_
     model = LanguageModel(save_tiny_model(tmp_path / "model"), dtype=dtype)
     texts = some_texts(model)
     # Room for some of them: the others are run from the start.
-    limit = states_size(model, texts, 1 << 30) // 2
-    kept = LowerStates(tmp_path / "states", model, texts, limit)
+    limit = states_size(model, starts_of(model, texts)) // 2
+    kept = LowerStates(model, starts_of(model, texts, limit))
     assert sum(kept.fill(100, 3)) == sum(text in kept for text in texts)
     assert {text in kept for text in texts} == {True, False}
-    assert (tmp_path / "states").stat().st_size <= limit
+    assert kept.data.nbytes <= limit
     found = dict(by_row(model, texts, kept))
     for row, logits in by_row(model, texts, None):
         tolerance = 1e-5 if dtype == torch.float32 else 0.05
@@ -93,4 +93,4 @@ def test_texts_read_alike_share_one_place(tmp_path: Path) -> None:
     model = LanguageModel(save_tiny_model(tmp_path / "model"))
     first, second, *_ = some_texts(model)
     twin = Tokens(first.input_ids, first.labels[-1:])
-    assert states_size(model, [first, twin, second, first], 1 << 30) == states_size(model, [first, second], 1 << 30)
+    assert starts_of(model, [first, twin, second, first]) == starts_of(model, [first, second])

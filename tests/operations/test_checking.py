@@ -35,7 +35,7 @@ def test_blocks_make_no_difference(world: World, monkeypatch: pytest.MonkeyPatch
     at_once = check(world)
     assert at_once.still_wrong == len(at_once.wrong) > 1
     assert at_once.before.locality is not None and at_once.before.generalization is not None
-    monkeypatch.setattr(checking, "ASKED", 2)
+    monkeypatch.setattr(checking, "BLOCK", 2)
     assert check(world) == at_once
 
 

@@ -30,6 +30,7 @@ from malmen_cli.language_models.arithmetic import Arithmetic, BlockRates, Passes
 from malmen_cli.language_models.block_rates import _one_block, block_rates
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.loading import read_config
+from malmen_cli.language_models.lower_states import LowerStates, starts_of
 from malmen_cli.ledger import store
 from malmen_cli.operations.forecast import PHASES, Counts, LayerCounts, forecast, solve_seconds
 from malmen_cli.operations.rates import WRITE_RATE, Rates, write_rate
@@ -79,6 +80,11 @@ def test_passes_are_counted_as_torch_counts_them(family: Any, tmp_path: Path) ->
         model.predictions(texts, batch_tokens=40)
     # Rates of one operation per second: seconds are operations.
     assert RATES.model.seconds(arithmetic, work) == counter.operations
+    kept = LowerStates(model, starts_of(model, texts))
+    list(kept.fill(40, len(texts)))
+    with Counter() as counter, torch.no_grad():
+        model.predictions(texts, batch_tokens=40, kept=kept)
+    assert RATES.model.seconds(arithmetic, work, resumed=True) == counter.operations
     with Counter() as counter:
         list(model.capture(texts, batch_tokens=40))
     assert RATES.model.seconds(arithmetic, work, differentiated=True) == pytest.approx(counter.operations, rel=0.02)
@@ -129,6 +135,11 @@ def test_a_faster_machine_takes_less_time_but_to_start() -> None:
         assert less[phase] == pytest.approx(taken[phase] / (1 if phase in ("start", "end") else 2)), phase
     more = forecast(replace(counts, old=counts.old.times(2)), slow)
     assert more["ask after"] > taken["ask after"] and more["ask before"] == taken["ask before"]
+    # Of what is asked twice, 1,500 weights and 200 at labels, half runs 600 weights less the second time.
+    kept = replace(counts, model=replace(counts.model, kept_out={"encoder": 0, "answer": 600}), kept=0.5)
+    assert taken["ask after"] - forecast(kept, slow)["ask after"] == pytest.approx(0.5 * 2 * 240 * 600)
+    noted = forecast(replace(kept, noted=kept.capture), slow)  # and 80 tokens of them the first time too
+    assert taken["ask before"] - noted["ask before"] == pytest.approx(0.5 * 2 * 80 * 600)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

@@ -11,6 +11,7 @@ from safetensors_folders import file_digests
 from tiny_models import TINY_TRAINING, World, fact_set, make_facts, make_world, run_malmen
 
 from malmen_cli.errors import UsageError
+from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import store, verify_ledger
 from malmen_cli.operations.rebase import Rebased, rebase
 from malmen_cli.operations.train import train_editor
@@ -56,6 +57,11 @@ def test_it_equals_applying_all_under_the_other_editor(world: World, last_layer_
     assert file_digests(world.checkpoint) == alone
     assert bool(done.restored) == last_layer_only
     assert done.check is not None and len(done.check.answers) == 2
+    # Also where blocks below the first layer that it edits are other ones than when it was asked before.
+    model = LanguageModel(world.checkpoint)
+    for wrong in done.check.wrong:
+        [said] = model.predictions([model.tokenizing(wrong.prompt, wrong.target)])
+        assert wrong.answer == model.tokenizing.text_of(said)
 
     back = move(world, former)
     assert back.entry is not None
