@@ -358,7 +358,7 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
     if evaluated.lent:
         say(
             f"note: {plural(evaluated.lent, 'fact')} without unrelated prompts: LS is asked of other facts of the "
-            "file, which are not edited"
+            "file, which are not edited: their targets are new too, so that what counts is 'unchanged'"
         )
     if evaluated.made is not None:
         say(f"note: {evaluated.made}")

@@ -88,7 +88,7 @@ def _what(entry: Entry) -> str:
     if entry.kind == "apply":
         after = entry.details.get("check", {}).get("after", {})
         scores = " / ".join(percent(after.get(key)) for key in ("ES", "GS", "LS"))
-        new = facts.get("in_file", 0) - facts.get("duplicates", 0)
+        new = facts.get("in_file", 0) - facts.get("duplicates", 0) - facts.get("conflicts_dropped", 0)
         source = printable(entry.source or "-", 40)
         return f"{plural(new, 'fact')} from {source}, {facts.get('active')} active, ES/GS/LS {scores}"
     if entry.kind == "rebase":

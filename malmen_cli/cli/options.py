@@ -127,12 +127,16 @@ def refuse_idle(context: typer.Context, where: str, *, used: Collection[str] = (
     given = [
         max((name for name in parameter.opts if name.startswith("-")), key=len, default=parameter.human_readable_name)
         for parameter in context.command.params
-        if (parameter.name not in used if used else parameter.name in idle)
-        and getattr(context.get_parameter_source(str(parameter.name)), "name", "") == "COMMANDLINE"
+        if (parameter.name not in used if used else parameter.name in idle) and was_given(context, str(parameter.name))
     ]
     if given:
         named, has, it = ", ".join(given), "has" if len(given) == 1 else "have", "it" if len(given) == 1 else "them"
         raise UsageError(f"{named} {has} no part in {where}", remedy=f"Leave {it} out.")
+
+
+def was_given(context: typer.Context, parameter: str) -> bool:
+    """Whether the command line names it, be it with the value that it has anyway."""
+    return getattr(context.get_parameter_source(parameter), "name", "") == "COMMANDLINE"
 
 
 def say_waiting() -> None:

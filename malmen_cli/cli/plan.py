@@ -82,7 +82,12 @@ def plan(
         typer.Option("--output", "-o", metavar="PLAN", help="Save the plan there, for malmen apply --plan PLAN."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only count facts and reckon what they would take: no model is loaded.")
+        bool,
+        typer.Option(
+            "--quick",
+            help="Only count facts and reckon what they would take: no model is loaded, but where an editor of "
+            "--method must be made.",
+        ),
     ] = False,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,

@@ -27,6 +27,7 @@ from malmen_cli.cli.options import (
     command_line,
     open_ledger,
     refuse_idle,
+    was_given,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.cli.train_untrained import make_untrained
@@ -66,7 +67,11 @@ def train(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", help=f"Wall time, where --steps is not given (default: {DEFAULT_MINUTES:g})."),
+        typer.Option(
+            "--minutes",
+            help=f"Wall time of the steps, where --steps is not given (default: {DEFAULT_MINUTES:g}); the model "
+            "reads all facts before.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random (default: 0).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run of these settings.")] = False,
@@ -192,7 +197,7 @@ def train(
     if text is not None:
         raise UsageError(f"{method} makes no use of running text", remedy="Leave out --text.")
     flags: dict[str, Any] = {
-        "method": None if method == "malmen" else method,
+        "method": method if was_given(context, "method") else None,
         "dtype": dtype,
         "chat_template": chat_template,
         "end_of_text": end_of_text,
@@ -270,5 +275,5 @@ def train(
             f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
             f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"
         )
-        by = "" if method == "malmen" else f" --method {method}"
+        by = "" if settings.method == "malmen" else f" --method {settings.method}"
         print(f"Use it: malmen apply FILE --model {record.name}{by}")

@@ -144,7 +144,8 @@ class Question(Value):
 
     Attributes:
         base: digest of the base. facts: digest of the fact set. sizes, seeds: ascending numbers of facts, and what
-            draws them. options: everything else that changes an answer.
+            draws them. options: everything else that changes an answer. free: facts that are drawn from; None in
+            reports of before it was told.
     """
 
     model: str
@@ -156,6 +157,11 @@ class Question(Value):
     seeds: list[int]
     contenders: list[Contender]
     options: dict[str, Any] = {}
+    free: int | None = None
+
+    def seeds_of(self, size: int) -> list[int]:
+        """Seeds that draw so many facts: of all of them there is one draw, whatever the seed."""
+        return self.seeds[:1] if size == self.free else self.seeds
 
     def differences(self, other: Question) -> list[str]:
         """Names of the fields in which another question is another one; what is said of contenders is none."""
@@ -186,6 +192,7 @@ class Comparison(Value):
             for seed in question.seeds
             for size in question.sizes
             for contender in question.contenders
+            if seed in question.seeds_of(size)
         ]
 
     @property

@@ -73,7 +73,7 @@ def score_table(comparison: Comparison) -> Table:
     if seeds > 1:
         spread = f"means over {seeds} draws of facts, in small the smallest and the largest"
         if any(len(points) < seeds for _, _, points in _points(comparison)):
-            spread += "; where some are missing, over those there are, and of one alone its 95 % bootstrap interval"
+            spread += "; where there are fewer, over those there are, and of one alone its 95 % bootstrap interval"
     caption = f"The scores of all points, 0 to 1; {spread}."
     return Table(caption, ("Method", "Facts", *header, "Harmonic mean"), tuple(map(tuple, rows)), grouped=True)
 
@@ -163,7 +163,7 @@ def cost_table(comparison: Comparison) -> Table:
             )
         )
     header = ("Edited", "Prompts asked", "Edit, s", "Facts per s", "Questions, s", "Peak memory, MB")
-    words = "From the loaded model to its new weights, training left out; peak resident memory of the whole process."
+    words = "From the loaded model to its new weights, training left out; peak memory of the process, on a GPU of that."
     return Table(words, ("Method", "Facts", *header), tuple(rows), grouped=True)
 
 

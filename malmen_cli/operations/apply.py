@@ -216,8 +216,9 @@ def _details(
     facts, additions = proposal.facts, proposal.additions
     return {
         "facts": {
-            "in_file": len(facts) + facts.duplicates,
+            "in_file": len(facts) + facts.duplicates + facts.conflicts_dropped,
             "duplicates": facts.duplicates,
+            "conflicts_dropped": facts.conflicts_dropped,
             "new": len(additions.new),
             "already_active": len(additions.already_active),
             "superseded": [old.fact_digest for _, old in additions.superseding],

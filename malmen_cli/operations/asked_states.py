@@ -42,19 +42,20 @@ class AskedStates:
 
     Args:
         limit: bytes that may be kept; 0 where something below the first edited layer will change.
+        batch_tokens: padded tokens per batch.
     """
 
-    def __init__(self, model: LanguageModel, limit: int) -> None:
-        self._model, self._left, self._size = model, limit, 0
+    def __init__(self, model: LanguageModel, limit: int, *, batch_tokens: int = 1024) -> None:
+        self._model, self._left, self._size, self.batch_tokens = model, limit, 0, batch_tokens
         self._file: StagedObject | None = None
         self._offsets: dict[bytes, int] = {}
 
     def predictions(self, texts: Sequence[Tokens]) -> list[list[int]]:
         """`LanguageModel.predictions` of a block of texts, which may have been noted before."""
         if (kept := self._read(starts_of(self._model, texts))) is not None:
-            return self._model.predictions(texts, kept=kept)
+            return self._model.predictions(texts, batch_tokens=self.batch_tokens, kept=kept)
         with self.noting(texts) as keep:
-            return self._model.predictions(texts, keep=keep)
+            return self._model.predictions(texts, batch_tokens=self.batch_tokens, keep=keep)
 
     @contextmanager
     def noting(self, texts: Sequence[Tokens]) -> Iterator[KeepStates | None]:

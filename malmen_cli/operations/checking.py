@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from malmen_cli.evaluation.metrics import Scores, agreement
@@ -101,7 +102,8 @@ class Questions:
         """Each text, and what the model predicts on it."""
         twice = texts is not self.old_edits
         for block in texts.blocks(BLOCK):
-            found = self._states.predictions(block) if twice else self.model.predictions(block)
+            once = partial(self.model.predictions, batch_tokens=self._states.batch_tokens)
+            found = self._states.predictions(block) if twice else once(block)
             yield from zip(block, found, strict=True)
 
     def _scores(self, said: Iterable[tuple[Tokens, list[int]]]) -> Scores:
@@ -112,7 +114,7 @@ class Questions:
         """Greedy answers to the sample, each as long as its target."""
         prompts = [fact.prompt for fact in self.new[: self.sample]]
         caps = [tokens.supervised for tokens in self.edits[: self.sample]]
-        return [answer.text for answer in self.model.generate(prompts, caps)]
+        return [answer.text for answer in self.model.generate(prompts, caps, batch_tokens=self._states.batch_tokens)]
 
     def check(self, before: Scores, answers_before: Sequence[str]) -> Check:
         """Ask everything of the edited model."""

@@ -67,6 +67,7 @@ def compare(
         source=facts.source,
         facts=facts.digest,
         available=len(facts),
+        free=len(free),
         sizes=within,
         seeds=sorted(set(seeds)),
         contenders=[entrant.contender for entrant in entrants],
@@ -89,7 +90,9 @@ def compare(
         for warning in editor.warnings
     ]
     comparison = folder.resumed(question) or Comparison(question=question, about=about)
-    comparison = _noting(comparison, [*notes, *told, *made_with, *_size_notes(sizes, len(free))])
+    comparison = _noting(
+        comparison, [*notes, *told, *made_with, *_size_notes(sizes, len(free)), *_draw_notes(question)]
+    )
     folder.save(comparison)
     missing = comparison.missing
     for together in _by_run(entrants):
@@ -227,6 +230,15 @@ def _by_run(entrants: Sequence[Entrant]) -> Iterator[list[Entrant]]:
     for entrant in entrants:
         together.setdefault(entrant.run, []).append(entrant)
     yield from together.values()
+
+
+def _draw_notes(question: Question) -> list[str]:
+    """Where several seeds were asked for, and there is nothing to draw."""
+    return [
+        f"{size:,} facts are all that there are to draw from: one draw, with one seed."
+        for size in question.sizes
+        if len(question.seeds_of(size)) < len(question.seeds)
+    ]
 
 
 def _size_notes(sizes: Sequence[int], available: int) -> list[str]:

@@ -57,29 +57,27 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         UsageError: the model has no editor, no fact fits, or all were trained on; a drift of a model that is not
             causal. WrongBase: the checkpoint is not as the ledger says. Locked: another process writes to it.
     """
-    with reading(ledger, model):
-        return _evaluate_file(ledger, model, facts, options)
-
-
-def _evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: EvaluationOptions) -> Evaluated:
-    known_editor = _editor(ledger, model, options)
-    _require_drift(model, options)
-    lessons = TrainedOn.of([]) if known_editor is None else lessons_of(ledger, known_editor)
-    known = [] if lessons is None else [i for i, fact in enumerate(facts) if lessons.knows_prompt(fact)]
-    free = _free(facts, known if options.overlap == "leave-out" else [])
-    size = options.n_edits or (None if known_editor is None else known_editor.config["config"].get("facts_per_step"))
-    places = [free[i] for i in choose(len(free), size, options.seed)]
-    editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, facts.facts, options)
+    with reading(ledger, model):  # whatever is read later are objects, which nobody changes
+        known_editor = _editor(ledger, model, options)
+        _require_drift(model, options)
+        lessons = TrainedOn.of([]) if known_editor is None else lessons_of(ledger, known_editor)
+        known = [] if lessons is None else [i for i, fact in enumerate(facts) if lessons.knows_prompt(fact)]
+        free = _free(facts, known if options.overlap == "leave-out" else [])
+        size = options.n_edits or (
+            None if known_editor is None else known_editor.config["config"].get("facts_per_step")
+        )
+        places = [free[i] for i in choose(len(free), size, options.seed)]
+        editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, facts.facts, options)
+        opened = open_editor(
+            ledger,
+            model,
+            editor,
+            len(places),
+            device=options.device,
+            batch_tokens=options.batch_tokens,
+            dtype=options.dtype,
+        )
     record = editor.record
-    opened = open_editor(
-        ledger,
-        model,
-        editor,
-        len(places),
-        device=options.device,
-        batch_tokens=options.batch_tokens,
-        dtype=options.dtype,
-    )
     language_model = opened.language_model
     fits = language_model.tokenizing.fits
     fitting = [i for i in places if fits(facts.facts[i].prompt, facts.facts[i].target) is not None]

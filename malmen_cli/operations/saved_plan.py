@@ -15,13 +15,13 @@ from typing import Any
 from malmen_cli.checkpoint.digests import is_digest
 from malmen_cli.checkpoint.durable import write_durably
 from malmen_cli.errors import MalmenError, StalePlan, UnknownName, UnsafeFile, UsageError
-from malmen_cli.facts import Fact, FactSet
+from malmen_cli.facts import Fact, FactSet, printable
 from malmen_cli.ledger import Ledger, ModelRecord, store
 from malmen_cli.operations.active import Proposal
 
 FORMAT = 1
 LARGEST = 128 << 20  # bytes: some 200,000 facts; a crafted file takes up to 30 times its size in memory
-_TEXTS = ("model", "base", "head", "editor", "active_digest", "fact_set", "source")
+_TEXTS = ("model", "base", "head", "editor", "active_digest", "fact_set")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def save_plan(path: Path, proposal: Proposal) -> None:
         "editor": proposal.editor.id,
         "active_digest": proposal.active_digest,
         "fact_set": facts.digest,
-        "source": facts.source,
+        "source": printable(facts.source, None),
         "duplicates": facts.duplicates,
         "conflicts_dropped": facts.conflicts_dropped,
         "facts": [json.loads(fact.canonical_json()) for fact in facts],
@@ -91,6 +91,8 @@ def _checked(said: Mapping[str, Any]) -> SavedPlan:
     if not isinstance(said, dict) or said.get("malmen_plan") != FORMAT:
         raise ValueError(f"it does not say 'malmen_plan': {FORMAT}")
     wrong = [name for name in _TEXTS if not isinstance(said.get(name), str) or not said[name].isprintable()]
+    if not isinstance(said.get("source"), str) or said["source"] != printable(said["source"], None):
+        wrong.append("source")
     counts = ("duplicates", "conflicts_dropped")
     wrong += [name for name in counts if type(said.get(name)) is not int or said[name] < 0]
     wrong += [name for name in ("base", "head", "active_digest", "fact_set") if not is_digest(str(said.get(name)))]

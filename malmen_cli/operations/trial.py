@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from malmen_cli.editing.solution import Solution
-from malmen_cli.evaluation.metrics import agreement, mean, token_accuracy
+from malmen_cli.evaluation.metrics import mean, token_accuracy
 from malmen_cli.evaluation.results import KINDS, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.block_rates import clock_of
@@ -72,8 +72,8 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
         for fact in facts
         for _, prompt, target in prompts_of(fact, (kind,))
     ]
-    token_accuracy(model, [text for text in others if text is not None])
-    return agreement(model.predictions(texts), texts)
+    token_accuracy(model, [text for text in others if text is not None], batch_tokens=bench.batch_tokens)
+    return token_accuracy(model, texts, batch_tokens=bench.batch_tokens)
 
 
 class _Watch:

@@ -145,7 +145,7 @@ class Workbench:
     def asked(self) -> AskedStates:
         """For asking the same prompts before the solve and after it."""
         stays = not self._to_be_restored()  # any of these layers may lie below this editor's
-        return AskedStates(self._loaded, states_limit() if stays else 0)
+        return AskedStates(self._loaded, states_limit() if stays else 0, batch_tokens=self.batch_tokens)
 
     def _to_be_restored(self) -> list[TensorLayer]:
         """Layers that another editor has edited and this one leaves out."""

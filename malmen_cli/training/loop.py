@@ -25,7 +25,7 @@ from malmen_cli.training.rows import Split
 from malmen_cli.training.start import editor_size, untrained_editor
 from malmen_cli.training.state import Progress, load_state, save_state
 from malmen_cli.training.step import Losses, MetaStep
-from malmen_cli.training.validation import Validation, validate, validation_sizes
+from malmen_cli.training.validation import Validation, expecting_the_base, validate, validation_sizes
 
 VALIDATIONS = 5
 """Validations of a run whose settings do not say how often."""
@@ -199,6 +199,7 @@ class _Run:
         captured = partial(Features, model=model, batch_tokens=config.batch_tokens, reuse=reuse)
         features = captured(folder / "train", rows=self.rows, progress=watcher.capturing, **_kept_of_training(config))
         held_out = captured(folder / "held-out", rows=self.held_out, **_kept_of_held_out(config))
+        self.held_out = expecting_the_base(model, self.held_out, config.batch_tokens)
         torch.manual_seed(config.seed)
         self.editor = untrained_editor(model, features, config.editor, config.seed, kind_of(config))
         self.meta_step = MetaStep(model, self.editor, features, self.rows, config)

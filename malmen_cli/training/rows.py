@@ -15,11 +15,15 @@ from malmen_cli.language_models.tokenizing import Tokenizing
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One fact as tokens. `equivalent` holds its rephrases with the target, or the edit itself where it has none."""
+    """One fact as tokens. `equivalent` holds its rephrases with the target, or the edit itself where it has none.
+
+    `lent`: the unrelated prompts are other facts', with the targets that those are to get.
+    """
 
     edit: Tokens
     equivalent: tuple[Tokens, ...]
     unrelated: tuple[Tokens, ...]
+    lent: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,17 +60,18 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
         held_out += groups[subjects.pop()]
     kept = [fact for subject in subjects for fact in groups[subject]]
     trained = lend_unrelated(kept, kept, seed)
-    train, dropped = _tokenise(trained, tokenizing)
-    validation, dropped_too = _tokenise(lend_unrelated(held_out, kept, seed), tokenizing)
+    train, dropped = _tokenise(kept, trained, tokenizing)
+    validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), tokenizing)
     if not train or not validation:
         first = (held_out if train else kept)[0]
         raise tokenizing.nothing_fits(first.prompt, first.target)
     return Split(train, validation, dropped + dropped_too, trained)
 
 
-def _tokenise(facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:
+def _tokenise(own: Iterable[Fact], facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:
+    """Rows of facts, with what they were lent (`facts`) and without (`own`), and how many prompts have no room."""
     rows, dropped = [], 0
-    for fact in facts:
+    for before, fact in zip(own, facts, strict=True):
         edit = tokenizing.fits(fact.prompt, fact.target)
         if edit is None:
             dropped += 1
@@ -79,6 +84,7 @@ def _tokenise(facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[Train
                 edit=edit,
                 equivalent=tuple(t for t in equivalent if t is not None) or (edit,),
                 unrelated=tuple(t for t in unrelated if t is not None),
+                lent=len(fact.unrelated) > len(before.unrelated),
             )
         )
     return rows, dropped

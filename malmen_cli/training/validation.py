@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from malmen_cli.evaluation.metrics import Scores, mean
+from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.training.rows import TrainingRow
 from malmen_cli.training.step import MetaStep
 
@@ -34,6 +35,21 @@ def validation_sizes(largest: int, available: int) -> list[int]:
     """The sizes scored: of `SIZES` those that training covers and the held-out rows allow, or the nearest to it."""
     bound = min(largest, available)
     return [size for size in SIZES if size <= bound] or [bound]
+
+
+def expecting_the_base(model: LanguageModel, rows: Sequence[TrainingRow], batch_tokens: int) -> list[TrainingRow]:
+    """The rows, of which lent prompts expect what the model, at its base weights, says to them.
+
+    Their own targets are those of facts that are not edited here: whoever says them has not left them alone.
+    """
+    lent = [text for row in rows if row.lent for text in row.unrelated]
+    said = iter(model.predictions(lent, batch_tokens=batch_tokens))
+    return [
+        replace(row, unrelated=tuple(replace(text, labels=tuple(next(said))) for text in row.unrelated))
+        if row.lent
+        else row
+        for row in rows
+    ]
 
 
 def validate(step: MetaStep, rows: Sequence[TrainingRow], sizes: Sequence[int]) -> Validation:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 import torch
-from tiny_models import make_facts, save_tiny_model
+from tiny_models import fact_set, make_facts, make_world, save_tiny_model
 from torch import nn
 
 from malmen_cli.errors import MalmenError
 from malmen_cli.language_models.language_model import LanguageModel, attends_plainly
-from malmen_cli.language_models.texts import Tokens
+from malmen_cli.language_models.texts import Batch, Tokens
 from malmen_cli.ledger.staged import StagedObject
+from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.asked_states import AskedStates, states_limit
 
 FACTS = make_facts(12)
@@ -134,3 +135,23 @@ def test_without_a_folder_for_temporary_files_nothing_is_kept(monkeypatch: pytes
     assert states_limit() > 0
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     assert states_limit() == 0
+
+
+def test_batches_are_as_large_as_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = make_world(tmp_path)
+    world.apply(*FACTS[:2])
+    seen: list[int] = []
+    batches = LanguageModel.batches
+
+    def note(model: LanguageModel, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
+        for batch in batches(model, texts, batch_tokens):
+            seen.append(batch.input_ids.numel() if len(batch.rows) > 1 else 0)
+            yield batch
+
+    with world.ledger() as (ledger, model):
+        monkeypatch.setattr(LanguageModel, "batches", note)
+        for batch_tokens in (256, 64):
+            seen.clear()
+            options = ApplyOptions(dry_run=True, batch_tokens=batch_tokens, sample=0)
+            apply_facts(ledger, model, fact_set(FACTS), options, "malmen apply")
+            assert batch_tokens / 2 < max(seen) <= batch_tokens

@@ -11,7 +11,7 @@ import pytest
 from tiny_models import World, everything, fact_set, make_facts, make_world
 
 from malmen_cli.errors import UsageError
-from malmen_cli.evaluation.comparison import Comparison, Point
+from malmen_cli.evaluation.comparison import Comparison, Point, over_seeds
 from malmen_cli.facts import Fact
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.comparison import compare, contenders
@@ -195,6 +195,15 @@ def test_a_method_that_breaks_down_leaves_a_gap(world: World, tmp_path: Path) ->
     assert any(note.startswith("No point of ft at 2 facts (seed 0): ") for note in found.notes)
     alone, _ = run(world, tmp_path / "alone", [2])
     assert without_time(found.points[0]) == without_time(alone.points[0])
+
+
+def test_of_all_facts_there_is_one_draw(world: World, tmp_path: Path) -> None:
+    found, made = run(world, tmp_path / "r", [3, 20], seeds=(0, 1, 2))
+    assert [(point.n_edits, point.seed) for point in made] == [(3, 0), (12, 0), (3, 1), (3, 2)]
+    assert found.missing == [] and found.is_fair(12)
+    assert "12 facts are all that there are to draw from: one draw, with one seed." in found.notes
+    # With the bootstrap's interval, which several of the same draw would not have.
+    assert over_seeds([point.scores.harmonic_mean for point in found.of("malmen", 12)]) == made[1].scores.harmonic_mean
 
 
 def test_first_answers_are_those_of_the_first_questions() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_models import (
@@ -21,6 +22,7 @@ from tiny_models import (
 )
 
 from malmen_cli.errors import UnsafeFile, UsageError, WrongBase
+from malmen_cli.evaluation.examination import Answers, Examination
 from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact
@@ -80,6 +82,19 @@ class TestFile:
         of_file(world, make_facts(5))
         of_entry(world)
         assert everything(world) == before
+
+    def test_who_applies_meanwhile_plays_no_part(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        facts = make_facts(5)
+        clean, ask = of_file(world, facts).report, Examination.ask
+
+        def meanwhile(examination: Examination, *args: Any, **options: Any) -> Answers:
+            monkeypatch.setattr(Examination, "ask", ask)
+            world.apply(*make_facts(3, start=3))
+            return examination.ask(*args, **options)
+
+        monkeypatch.setattr(Examination, "ask", meanwhile)
+        assert of_file(world, facts).report == clean
+        assert Examination.ask is ask  # it was applied
 
     def test_what_is_active_and_stored_plays_no_part(self, world: World) -> None:
         facts = make_facts(5)

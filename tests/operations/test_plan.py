@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from tiny_models import World, everything, fact_set, load, make_fact, make_facts, make_world, run_malmen, write_facts
 
 from malmen_cli.errors import StalePlan, UnsafeFile, WrongBase
-from malmen_cli.facts import Fact, FactSet
+from malmen_cli.facts import Fact, FactSet, printable
 from malmen_cli.ledger import active_digest, store
 from malmen_cli.operations.active import active_now, propose
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
@@ -130,6 +131,12 @@ class TestSaved:
             options = ApplyOptions(editor=saved.editor, expected=(saved.active_digest, saved.head), sample=0)
             applied = apply_facts(ledger, model, saved.facts, options, "malmen apply --plan plan.json")
         assert applied.entry is not None and applied.entry.active_digest == saved.active_digest
+
+    @pytest.mark.parametrize("name", ["facts\u00a0v2.jsonl", "two\nlines", "\u202eevil.jsonl"])
+    def test_its_file_may_have_any_name(self, world: World, tmp_path: Path, name: str) -> None:
+        path = tmp_path / "plan.json"
+        save_plan(path, plan(world, replace(mixed(), source=name)).proposal)
+        assert read_plan(path).facts.source == printable(name, None)
 
     @pytest.mark.parametrize("between", ["an apply", "a revert"])
     def test_it_is_stale_once_the_ledger_has_moved_on(self, world: World, tmp_path: Path, between: str) -> None:

@@ -195,3 +195,15 @@ def test_that_answers_of_several_tokens_need_an_end_is_said_unless_it_was_chosen
         status, _, err = run_malmen(world, "train", file, *short, *chosen)
         assert status == 0, err
         assert ("100% of the targets have several tokens" in err and "--end-of-text" in err) == said, err
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_who_changes_nothing_keeps_lent_prompts_whatever_their_own_targets_are(tmp_path: Path, own: bool) -> None:
+    # A lent prompt's target is the one that its fact is to get: the base does not say it, and a good edit does not.
+    facts = [fact if own else replace(fact, unrelated=()) for fact in make_facts(24)]
+    model = load(save_tiny_model(tmp_path / "model"), float64=False)
+    config = training_config(steps=1, learning_rate=1e-12, editor={"initial_change": 1e-9})
+    split = split_rows(facts, model.tokenizing, share=config.held_out, largest=400, seed=0)
+    [record] = train(model, split, config, tmp_path / "run").progress.history
+    kept = [scores["LS"] for scores in record["scores"].values()]
+    assert all(score == 1.0 for score in kept) != own, kept

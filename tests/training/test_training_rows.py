@@ -73,3 +73,10 @@ def test_a_fact_without_rephrases_is_its_own_equivalent_and_what_does_not_fit_is
     bare = rows[TOKENIZING(facts[6].prompt, facts[6].target).input_ids]
     assert bare.equivalent == (bare.edit,)
     assert all(len(row.equivalent) == len(row.unrelated) == 1 for row in rows.values())
+
+
+def test_lent_prompts_are_known_as_such() -> None:
+    own = split(make_facts(8))
+    assert not any(row.lent for row in own.train + own.held_out)
+    bare = split([replace(fact, unrelated=()) for fact in make_facts(8)])
+    assert all(row.lent and len(row.unrelated) == 1 for row in bare.train + bare.held_out)
