@@ -33,6 +33,7 @@ from malmen_cli.cli.options import (
     entry_json,
     open_ledger,
     refuse_idle,
+    was_given,
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.errors import ExitCode, MalmenError, UnknownName, UsageError
@@ -264,7 +265,7 @@ def evaluate(
         for digest in evaluated.report.wrong():
             print(digest)
     else:
-        print_evaluation(evaluated, sample, by)
+        print_evaluation(evaluated, sample, by, by_was_given=was_given(context, "by"))
 
 
 def _show_kept(name: str | None, model: str | None, workspace: Path | None, json: bool, quiet: bool) -> None:

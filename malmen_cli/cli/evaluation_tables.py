@@ -30,7 +30,7 @@ WIDTHS = (44, 24, 28, 28)
 _GROUPS = 8  # shown; --json has all
 
 
-def print_evaluation(evaluated: Evaluated, sample: int, by: GroupBy) -> None:
+def print_evaluation(evaluated: Evaluated, sample: int, by: GroupBy, *, by_was_given: bool = False) -> None:
     """Everything but the notes, on stdout; `sample` facts with their answers, and the worst groups of facts."""
     report = evaluated.report
     print(f"{_what(evaluated)}\n")
@@ -44,7 +44,7 @@ def print_evaluation(evaluated: Evaluated, sample: int, by: GroupBy) -> None:
         tell(f"Perplexity of {drift.source} ({plural(drift.tokens, 'token')}): {perplexity}, {times}")
     print()
     print(_LEGEND + (_GENERATED if generated else ""))
-    _print_groups(report, by)
+    _print_groups(report, by, by_was_given)
     before, after = (sum(n or 0 for n in scores.cut_off.values()) for scores in (report.before, report.after))
     if before or after:
         total = sum(report.asked.values())
@@ -81,9 +81,13 @@ def _print_scores(report: Report, generated: bool) -> None:
     tell(f"Harmonic mean of {of}, ES, GS and unchanged: {_score(six.harmonic_mean)}")
 
 
-def _print_groups(report: Report, by: GroupBy) -> None:
+def _print_groups(report: Report, by: GroupBy, asked: bool) -> None:
+    from malmen_cli.evaluation.groups import FEWEST
+
     groups = report.groups(by)
     if len(groups) < 2:
+        if asked:
+            print(f"\nNo two groups by {by} have {FEWEST} facts or more.")
         return
     rows = []
     for group in groups[:_GROUPS]:

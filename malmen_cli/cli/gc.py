@@ -85,6 +85,8 @@ def gc(
             for scope in SCOPES:
                 of_scope = [item for item in found if item.scope == scope]
                 say(f"  --{scope:<11}  {_amount(of_scope):<24}  {_MEANINGS[scope]}")
+            if dry_run:
+                return
             raise UsageError("nothing to drop was named", remedy="give one or more of these scopes")
         if dry_run:
             _show(found, [], json, quiet, dry_run=True)

@@ -223,6 +223,7 @@ def train(
     if settings.steps is None and settings.minutes is None:
         settings = settings.model_copy(update={"minutes": DEFAULT_MINUTES})
     facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
+    from malmen_cli.operations.active import active_now
     from malmen_cli.operations.models import find_or_register, pick_device
     from malmen_cli.operations.train import train_editor
     from malmen_cli.training.loop import Watcher
@@ -249,6 +250,8 @@ def train(
             watcher=Watcher(display.told, display.capturing, display.step, display.validated),
             lock_timeout=lock_timeout,
         )
+        with ledger.read() as db:
+            in_force = active_now(db, record).editor_id
     progress = done.trained.progress
     if json:
         print_json(
@@ -275,5 +278,8 @@ def train(
             f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
             f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"
         )
+        if in_force is not None:
+            print(f"Move the active facts to it: malmen rebase --editor {done.record.id} --model {record.name}")
+            return
         by = "" if settings.method == "malmen" else f" --method {settings.method}"
         print(f"Use it: malmen apply FILE --model {record.name}{by}")

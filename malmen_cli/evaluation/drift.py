@@ -112,6 +112,7 @@ def chunked(model: LanguageModel, text: str) -> list[Tokens]:
     start = tokenizer("a", return_special_tokens_mask=True)
     prefix = tuple(start["input_ids"][: start["special_tokens_mask"].index(0)])
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    model.tokenizing.require_known(ids, text)
     room = min(model.tokenizing.limit or LONGEST, LONGEST) + 1 - len(prefix)
     count = math.ceil(len(ids) / room)
     chunks = []

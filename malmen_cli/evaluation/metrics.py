@@ -35,8 +35,10 @@ def asked(
     chosen: list[list[int]] = [[] for _ in texts]
     means = [0.0] * len(texts)
     for batch, logits in model.passes(texts, batch_tokens):
-        losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none").double() / batch.count
-        sums = losses.new_zeros(len(batch.rows)).index_add_(0, batch.text, losses)
+        losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
+        # Summed on the CPU: not every device has float64.
+        shares = losses.cpu().double() / batch.count.cpu()
+        sums = shares.new_zeros(len(batch.rows)).index_add_(0, batch.text.cpu(), shares)
         for row, loss in zip(batch.rows, sums.tolist(), strict=True):
             means[row] = -loss
         for i, token in zip(batch.text.tolist(), logits.argmax(1).tolist(), strict=True):

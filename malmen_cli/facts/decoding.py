@@ -29,6 +29,11 @@ class Problems:
         return len(self.named) + self.more
 
 
+def is_text(data: bytes) -> bool:
+    """False for weights, pictures and archives: they begin with NUL bytes, and are not UTF-8."""
+    return b"\0" not in data[:1024] or UNDECODED.search(decoded(data)) is None
+
+
 def decoded(data: bytes) -> str:
     """The text of `data`, without its byte-order mark; where it is not UTF-8 the text matches `UNDECODED`."""
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")

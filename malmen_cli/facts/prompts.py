@@ -11,7 +11,7 @@ from typing import Literal
 
 from malmen_cli.errors import BadFacts
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import UNDECODED, Problems, decoded
+from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, is_text
 from malmen_cli.facts.fact import Fact
 from malmen_cli.facts.fields import Fields, printable, refuse
 from malmen_cli.facts.formats import fact_from_row
@@ -61,7 +61,11 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
         name = printable(str(path), limit=None)
         names.append(path if isinstance(path, str) else path.name)
         problems = Problems()
-        prompts = dict.fromkeys(_prompts(decoded(file_bytes(path)), problems))
+        data = file_bytes(path)
+        if not is_text(data):
+            problems.add(1, "not a text file")
+            data = b""
+        prompts = dict.fromkeys(_prompts(decoded(data), problems))
         if not problems and not prompts:
             problems.add(1, "no prompts in this file")
         found |= prompts

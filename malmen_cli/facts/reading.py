@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 from malmen_cli.errors import BadFacts, UsageError
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import Problems, decoded
+from malmen_cli.facts.decoding import Problems, decoded, is_text
 from malmen_cli.facts.fact import Fact, Unrelated
 from malmen_cli.facts.fact_set import FactSet
 from malmen_cli.facts.fields import printable
@@ -19,6 +19,9 @@ from malmen_cli.facts.json_records import json_records
 OnConflict = Literal["first", "last"]
 
 _LAYOUT = 'one JSON object per line, at least {"prompt": "...", "target": "..."}'
+
+
+_TABLE = "a table's first line names its columns, at least prompt,target, and commas separate them"
 
 
 def read_fact_set(
@@ -50,8 +53,11 @@ def read_fact_set(
     name = printable(str(path), limit=None)
     problems = Problems()
     merging = _Merging(on_conflict, problems)
-    text = decoded(file_bytes(path, stdin))
-    if format is None and is_csv(text):
+    data = file_bytes(path, stdin)
+    if not is_text(data):
+        raise BadFacts([f"{name}:1: not a text file"], remedy=f"Give it {_LAYOUT}.")
+    text = decoded(data)
+    if format is None and (is_csv(text) or (_named_csv(path) and not text.lstrip().startswith(("{", "[")))):
         format = "csv"
     for line, row in csv_records(text, problems) if format == "csv" else json_records(text, problems):
         try:
@@ -64,7 +70,8 @@ def read_fact_set(
     if problems:
         advice = []
         if len(problems) > merging.contradictions:
-            advice.append(f"Correct these lines; malmen's own format is {_LAYOUT}.")
+            layout = _TABLE if format == "csv" else f"malmen's own format is {_LAYOUT}"
+            advice.append(f"Correct these lines; {layout}.")
         if merging.contradictions:
             advice.append("Of contradicting lines remove all but one, or choose with --on-conflict first|last.")
         named = sorted(problems.named, key=lambda problem: problem[0])
@@ -75,6 +82,10 @@ def read_fact_set(
     facts = tuple(kept.whole() for kept in merging.kept.values())
     source = path if isinstance(path, str) else path.name
     return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
+
+
+def _named_csv(path: Path | Literal["-"]) -> bool:
+    return isinstance(path, Path) and path.suffix.lower() == ".csv"
 
 
 def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from malmen_cli.errors import UnsupportedModel, UsageError
@@ -128,13 +128,17 @@ class Tokenizing(ABC):
                 remedy="Shorten the prompt or leave the fact out.",
             )
         labels = () if self.labels_first else tokens.labels
-        largest = max((*tokens.input_ids, *tokens.decoder_input_ids, *labels), default=0)
+        self.require_known((*tokens.input_ids, *tokens.decoder_input_ids, *labels), text)
+        return tokens
+
+    def require_known(self, ids: Iterable[int], text: str) -> None:
+        """Raise UsageError where the model has no embedding for a token of a text."""
+        largest = max(ids, default=0)
         if self.vocabulary is not None and largest >= self.vocabulary:
             raise UsageError(
                 f"token {largest} where the model knows {self.vocabulary:,}: {text!r:.60}",
                 remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
             )
-        return tokens
 
     def _end(self, after: str = "") -> tuple[int, ...]:
         """The token that ends an answer: the first special one of what a chat template writes after it, or the end of

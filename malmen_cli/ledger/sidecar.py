@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import stat
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import MalmenError, UnsafeFile
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
+from malmen_cli.ledger.workspace import Workspace
 
 SIDECAR = ".malmen.json"
 _LARGEST = 1 << 20  # bytes
@@ -94,6 +96,22 @@ def warning_about(folder: Path) -> str | None:
         f"{folder} was edited by the malmen workspace {sidecar.get('workspace', 'of somebody else')!a}: "
         "its edits become part of this base, and neither ledger can edit after the other"
     )
+
+
+def original_of(ledger: Ledger, folder: Path) -> str | None:
+    """The workspace that edits the folder's checkpoint, where the ledger's own is a copy of it: it is there, with the
+    same id. None where there is no such, or where it was moved."""
+    sidecar = read_sidecar(folder) or {}
+    root, own = sidecar.get("workspace"), ledger.workspace.root
+    if not isinstance(root, str) or sidecar.get("ledger") != ledger.id():
+        return None
+    try:
+        if own.samefile(root):
+            return None
+        with Ledger.open(Workspace(Path(root))) as other:
+            return root if other.id() == ledger.id() else None
+    except (MalmenError, OSError, ValueError, sqlite3.Error):
+        return None
 
 
 def _bytes(content: object) -> bytes:

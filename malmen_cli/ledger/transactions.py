@@ -28,7 +28,7 @@ from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import digest_of, insert_entry, mark_applied, withdraw
 from malmen_cli.ledger.records import Entry, EntryDraft, ModelRecord, ParameterDelta, RowPack
 from malmen_cli.ledger.registration import ensure_base_objects
-from malmen_cli.ledger.sidecar import check_sidecar, refresh_sidecar
+from malmen_cli.ledger.sidecar import check_sidecar, original_of, refresh_sidecar
 from malmen_cli.ledger.space import require_room
 
 _NOT_OURS = "something else changed the checkpoint: restore it, or register it as another model"
@@ -50,9 +50,15 @@ class Settlement:
 def writing(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0) -> Iterator[Settlement | None]:
     """Hold the checkpoint for a writing command: locked, settled, and exactly as the ledger's head says.
 
-    Raises Locked, and WrongBase naming every difference before anything is written.
+    Raises Locked, and WrongBase naming every difference, or the workspace that this one is a copy of, before anything
+    is written.
     """
     with checkpoint_lock(model.path, command, timeout):
+        if (original := original_of(ledger, model.path)) is not None:
+            raise WrongBase(
+                f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy",
+                remedy=f"work there (--workspace {original}), or in a new workspace on a copy of the model's folder",
+            )
         settlement = settle(ledger, model)
         _require_as_head(ledger, model)
         yield settlement

@@ -41,7 +41,8 @@ def key_covariance(
             f"the running text has {m:,} tokens, and the keys of the edited layers {wanted:,} dimensions",
             remedy=f"Give a longer text: {10 * wanted:,} tokens or more.",
         )
-    sums = [torch.zeros(x.d_in, x.d_in, dtype=torch.float64, device=model.device) for x in model.shapes]
+    exact = in_double(torch.zeros(0, device=model.device)).device
+    sums = [torch.zeros(x.d_in, x.d_in, dtype=torch.float64, device=exact) for x in model.shapes]
     modules = [layer.module for layer in model.layers]
     done = 0
     for batch in model.batches([Tokens(ids, (0,)) for ids in read], batch_tokens):
@@ -61,6 +62,7 @@ def passages(tokenizing: Tokenizing, text: str, tokens: int) -> Iterator[tuple[i
     longest = min(tokenizing.limit or PASSAGE, PASSAGE)
     for line in text.splitlines():
         ids: Sequence[int] = tokenizing.encode(line)["input_ids"] if line.strip() else ()
+        tokenizing.require_known(ids, line)
         for start in range(0, len(ids), longest):
             piece = tuple(ids[start : start + longest])[:tokens]
             if not piece:

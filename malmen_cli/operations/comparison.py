@@ -26,7 +26,7 @@ from malmen_cli.operations.environment import environment
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import lessons_of
 from malmen_cli.operations.layers import layers_of
-from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
+from malmen_cli.operations.method_editors import MethodRequest, editor_by_method, find_by_method
 from malmen_cli.operations.report_folder import ReportFolder
 
 
@@ -105,8 +105,9 @@ def compare(
         for key in wanted:
             try:
                 point = bench.point(*key)
-            except NumericalFailure as error:
-                # A method that breaks down at some number of facts leaves a gap there, and the others go on.
+            except (NumericalFailure, UsageError) as error:
+                # A method that breaks down at some number of facts, or meets one that it cannot edit, leaves a gap
+                # there, and the others go on.
                 label, size, seed = key
                 note = f"No point of {label} at {size:,} facts (seed {seed}): {error.message}."
                 comparison = _noting(comparison, [note])
@@ -146,6 +147,8 @@ def contenders(
         if not editors and not methods:
             return [Chosen(choose_editor(db, model, None, active_now(db, model)))]
     for request in methods:
+        if not request.method.trained and find_by_method(ledger, model, request, beside=True) is None:
+            request = request.in_dtype(options.dtype)
         chosen = editor_by_method(
             ledger,
             model,

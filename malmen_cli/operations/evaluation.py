@@ -323,14 +323,10 @@ def _editor(ledger: Ledger, model: ModelRecord, options: EvaluationOptions) -> E
 def _made(ledger: Ledger, model: ModelRecord, facts: Sequence[Fact], options: EvaluationOptions) -> Chosen:
     """An editor made of the file's facts, in memory, whichever of them are asked."""
     assert options.method is not None
-    request = options.method
-    if options.dtype is not None:
-        settings = request.settings or request.method.settings_class()()
-        request = replace(request, settings=settings.model_copy(update={"dtype": options.dtype}))
     return editor_by_method(
         ledger,
         model,
-        request,
+        options.method.in_dtype(options.dtype),
         facts,
         beside=True,
         device=options.device,

@@ -38,12 +38,17 @@ def require_askable(bench: Workbench, gates: Gates) -> None:
     """Refuse protected prompts that the model cannot be asked, before it is edited.
 
     Raises:
-        UsageError: one is longer than the model's positions.
+        UsageError: one is longer than the model's positions, or has a token that the model does not know.
     """
     prompts, tokens = gates.protect, bench.tokenizing
-    if prompts is None or tokens.limit is None:
+    if prompts is None:
         return
-    long = [prompt for prompt in prompts.texts if len(tokens.prompt_ids(prompt)) > tokens.limit]
+    long = []
+    for prompt in prompts.texts:
+        ids = tokens.prompt_ids(prompt)
+        tokens.require_known(ids, prompt)
+        if tokens.limit is not None and len(ids) > tokens.limit:
+            long.append(prompt)
     if long:
         raise UsageError(
             f"{len(long):,} of {len(prompts):,} protected prompts are longer than the model's {tokens.limit} positions,"

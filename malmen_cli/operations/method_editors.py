@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes
-from malmen_cli.config import RunSettings
+from malmen_cli.config import Dtype, RunSettings
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import Fact
@@ -46,6 +46,13 @@ class MethodRequest:
     def text_digest(self) -> str | None:
         """By which editors that were made from it are told from others; of megabytes, once."""
         return None if self.text is None else digest_bytes(self.text.encode())
+
+    def in_dtype(self, dtype: Dtype | None) -> MethodRequest:
+        """The same, for an editor that is made for a model in another dtype than its files'."""
+        if dtype is None:
+            return self
+        settings = self.settings or self.method.settings_class()()
+        return replace(self, settings=settings.model_copy(update={"dtype": dtype}))
 
 
 def editor_by_method(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -114,3 +115,24 @@ def test_the_lock_meets_by_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             with pytest.raises(Locked, match=f"process {os.getpid()} on"), checkpoint_lock(second, "malmen revert"):
                 pass
         assert names_in(folder) == []
+
+
+def test_a_copy_of_a_workspace_does_not_edit_the_originals_model(fast_folder: Path) -> None:
+    original, _ = make_world(fast_folder / "one")
+    with Ledger.open(original, writing=True) as ledger:
+        entry = apply(ledger, fact("a"))
+    shutil.copytree(fast_folder / "one", fast_folder / "copy", symlinks=True)
+    copied = Workspace(fast_folder / "copy" / ".malmen")
+    before = file_digests(fast_folder)
+    with (
+        Ledger.open(copied, writing=True) as ledger,
+        pytest.raises(WrongBase, match=f"edited by the workspace {original.root}, of which .* is a copy"),
+    ):
+        revert(ledger, entry)
+    after = file_digests(fast_folder)
+    moved = {name for name in before | after if before.get(name) != after.get(name)}
+    assert all(name.endswith(("-wal", "-shm", "ledger.db")) for name in moved), moved
+    # A workspace that was moved is the same one.
+    original.root.rename(fast_folder / "elsewhere")
+    with Ledger.open(Workspace(fast_folder / "elsewhere"), writing=True) as ledger:
+        revert(ledger, entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -202,3 +203,15 @@ class TestAnyTable:
         else:
             for fact in facts:
                 assert Fact.from_json(json.loads(fact.canonical_json())) == fact
+
+
+@pytest.mark.parametrize("text", ["prompt;target\na;b\n", "Question,Answer\na,b\n"])
+def test_a_table_by_its_name_is_told_how_a_table_must_look(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "facts.csv"
+    file.write_text(text)
+    with pytest.raises(BadFacts) as caught:
+        read_fact_set(file)
+    assert "JSON" not in str(caught.value.problems) and "names no column" in str(caught.value.problems)
+    assert "prompt,target, and commas separate them" in str(caught.value.remedy)
+    file.write_text('{"prompt": "a", "target": "b"}\n')  # whose name lies
+    assert len(read_fact_set(file)) == 1

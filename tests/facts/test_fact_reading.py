@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from malmen_cli.errors import BadFacts, ExitCode, UsageError
 from malmen_cli.facts import Fact, FactSet, OnConflict, Unrelated, read_fact_set
+from malmen_cli.facts.prompts import read_prompts
 
 
 def read(content: str | bytes, on_conflict: OnConflict | None = None) -> FactSet:
@@ -262,3 +264,12 @@ class TestAnyBytes:
         if spoilt and data.draw(st.booleans()):
             spoilt[data.draw(st.integers(0, len(spoilt) - 1))] = data.draw(st.integers(0, 255))
         self.attempt(bytes(spoilt))
+
+
+@pytest.mark.parametrize("read", [read_fact_set, lambda path: read_prompts([path])])
+def test_what_is_no_text_is_said_once(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"\x40\0\0\0\0\0\0\0" + b"{" * 2000 + bytes(range(256)) * 50)
+    with pytest.raises(BadFacts) as caught:
+        read(file)
+    assert list(caught.value.problems) == [f"{file}:1: not a text file"]
