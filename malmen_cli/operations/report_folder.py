@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,15 +17,18 @@ _ANOTHER = "name another folder with --report, or remove that one"
 
 
 def default_folder(model: str) -> ReportFolder:
-    """A folder in the current one, of the model and the day, and of another question on that day a number."""
-    return ReportFolder(Path(f"malmen-eval-{model}-{datetime.now(UTC):%Y-%m-%d}"), gives_way=True)
+    """A folder in the current one, of the model and the day, and of another question on that day a number; of a
+    question that an earlier day has left unfinished, that day's."""
+    name = f"malmen-eval-{model}-"
+    return ReportFolder(Path(f"{name}{datetime.now(UTC):%Y-%m-%d}"), family=name)
 
 
 class ReportFolder:
     """A folder that holds one report, or will. Other files in it are left alone.
 
     Args:
-        gives_way: nobody named it: where it holds a report of another question, it is the next of its name instead.
+        family: nobody named it: where it holds a report of another question, it is the next of its name instead, and
+            where one whose name begins so holds this one unfinished, it is that.
 
     Attributes:
         latest: what was saved last.
@@ -34,8 +38,8 @@ class ReportFolder:
             written.
     """
 
-    def __init__(self, path: Path, *, gives_way: bool = False) -> None:
-        self._gives_way = gives_way
+    def __init__(self, path: Path, *, family: str | None = None) -> None:
+        self._family = family
         self.latest: Comparison | None = None
         self._take(path)
 
@@ -57,8 +61,10 @@ class ReportFolder:
             UsageError: it answers another question, and was named.
         """
         first, number = self.path, 1
+        if self._family is not None and (unfinished := self._unfinished(question)) is not None:
+            self._take(unfinished)
         while self._kept is not None and (other := self._kept.question.differences(question)):
-            if not self._gives_way:
+            if self._family is None:
                 raise UsageError(
                     f"{_shown(self.path)} holds a report of another question (it differs in {', '.join(other)})",
                     remedy=_ANOTHER,
@@ -66,6 +72,17 @@ class ReportFolder:
             number += 1
             self._take(first.with_name(f"{first.name}-{number}"))
         return self._kept
+
+    def _unfinished(self, question: Question) -> Path | None:
+        """The folder of the family's newest report of this question that lacks points."""
+        assert self._family is not None
+        names = [path.name for path in self.path.parent.iterdir() if path.name.startswith(self._family)]
+        for name in sorted(names, reverse=True):
+            with suppress(UsageError):
+                kept = ReportFolder(self.path.with_name(name))._kept
+                if kept is not None and kept.missing and not kept.question.differences(question):
+                    return self.path.with_name(name)
+        return None
 
     def save(self, comparison: Comparison) -> None:
         """Keep the points made so far: `report.json` alone."""

@@ -19,7 +19,7 @@ from malmen_cli.operations.comparison_bench import drawn, first_answers
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import choose, evaluate_file
 from malmen_cli.operations.method_editors import MethodRequest
-from malmen_cli.operations.report_folder import ReportFolder
+from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
 OPTIONS = EvaluationOptions(max_new_tokens=3)
 FACTS = tuple(make_facts(12))
@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def run(
     world: World,
-    folder: Path,
+    folder: Path | ReportFolder,
     sizes: Sequence[int],
     *,
     facts: Sequence[Fact] = FACTS,
@@ -56,8 +56,9 @@ def run(
     with world.ledger() as (ledger, model):
         given = fact_set(facts)
         requests = [MethodRequest(METHODS[name]) for name in methods]
+        place = folder if isinstance(folder, ReportFolder) else ReportFolder(folder)
         chosen = contenders(ledger, model, given, [], requests, options)
-        found = compare(ledger, model, given, chosen, sizes, seeds, options, ReportFolder(folder), made=note)
+        found = compare(ledger, model, given, chosen, sizes, seeds, options, place, made=note)
     return found, made
 
 
@@ -120,6 +121,25 @@ def test_an_interrupted_comparison_goes_on_where_it_was(world: World, tmp_path: 
     whole, _ = run(world, tmp_path / "whole", [2, 4, 6])
     assert list(map(without_time, found.points)) == list(map(without_time, whole.points))
     assert run(world, folder, [2, 4, 6])[1] == []
+
+
+def test_what_an_earlier_day_left_unfinished_goes_on_in_its_folder(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    early = tmp_path / "malmen-eval-tiny-2020-01-01"
+    with pytest.raises(Stop):
+        run(world, early, [2, 3], stop_after=1)
+    (tmp_path / "malmen-eval-tiny-2020-01-02").mkdir()
+    (tmp_path / "malmen-eval-tiny-2020-01-02" / "notes.txt").write_text("of something else")
+    other, today = default_folder("tiny"), default_folder("tiny")
+    run(world, other, [4])
+    assert other.path.name > early.name  # another question is of today
+    found, made = run(world, today, [2, 3])
+    assert today.path.name == early.name and len(made) == 1 and found.missing == []
+    again = default_folder("tiny")
+    run(world, again, [2, 3])
+    assert again.path.name == f"{other.path.name}-2"  # what is finished is not of today
 
 
 def test_a_folder_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
