@@ -93,13 +93,22 @@ def train(
     run = _Run(model, split, config, folder, watcher or Watcher(), reuse=resume)
     if resume:
         run.resume(state)
-    while not run.finished():
-        run.step()
-        validating = run.due(config.validate_every) or run.finished()
-        if validating:
-            run.validate()
-        if not run.finished() and (run.due(config.save_every) if config.save_every else validating):
-            run.save(state)
+    saved = run.progress.step if resume else None
+    try:
+        while not run.finished():
+            run.step()
+            validating = run.due(config.validate_every) or run.finished()
+            if validating:
+                run.validate()
+            if not run.finished() and (run.due(config.save_every) if config.save_every else validating):
+                run.save(state)
+                saved = run.progress.step
+    except NumericalFailure:
+        raise  # which it would run into again
+    except BaseException:
+        if saved is not None:
+            run.watcher.told(f"step {saved:,} is kept: the same command with --resume goes on from there")
+        raise
     return run.result()
 
 

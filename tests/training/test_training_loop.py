@@ -130,8 +130,10 @@ class TestResuming:
             if report.step == 9:
                 raise KeyboardInterrupt
 
+        told: list[str] = []
         with pytest.raises(KeyboardInterrupt):
-            train(model, split, config, tmp_path / "stopped", watcher=Watcher(step=stop))
+            train(model, split, config, tmp_path / "stopped", watcher=Watcher(told=told.append, step=stop))
+        assert told[-1] == "step 5 is kept: the same command with --resume goes on from there"
         again: list[StepReport] = []
         resumed = train(model, split, config, tmp_path / "stopped", resume=True, watcher=Watcher(step=again.append))
         assert [report.step for report in again] == list(range(6, 13))
