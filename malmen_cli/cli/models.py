@@ -1,7 +1,8 @@
-"""`malmen models`: add, list, show registered models."""
+"""`malmen models`: add, list, show, move registered models."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,7 @@ from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.layers import layers_of
 
 app = typer.Typer(
-    name="models", no_args_is_help=True, rich_markup_mode=None, help="Add, list and show registered models."
+    name="models", no_args_is_help=True, rich_markup_mode=None, help="Add, list, show and move registered models."
 )
 
 
@@ -181,6 +182,43 @@ def show(
             print(model.name)
         else:
             _show(ledger, model)
+
+
+@app.command(
+    "move",
+    epilog=epilog(
+        ExitCode.DONE,
+        ExitCode.FAILED,
+        ExitCode.USAGE,
+        ExitCode.NO_WORKSPACE,
+        ExitCode.LOCKED,
+        ExitCode.WRONG_BASE,
+        ExitCode.INTERRUPTED,
+    ),
+)
+def move(
+    name: Annotated[str, typer.Argument(help="A registered model.", autocompletion=model_names)],
+    folder: Annotated[Path, typer.Argument(help="Where its folder lies now.", exists=False)],
+    lock_timeout: LockTimeoutOption = PATIENCE,
+    workspace: WorkspaceOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Say where a model's folder lies now; nothing is moved. It must be exactly as the ledger left it.
+
+    \b
+    Examples:
+      malmen models move gpt2 ./models/gpt2     # after mv ./my-gpt2 ./models/gpt2
+      malmen models move gpt2 ./my-gpt2         # in a copy of a project, whose model is another one than the original's
+    """
+    from malmen_cli.ledger import move_model
+
+    with open_ledger(workspace, writing=True) as ledger:
+        with ledger.read() as db:
+            record = store.model_named(db, name)
+        moved, settlement = move_model(ledger, record, folder, command=command_line(), timeout=lock_timeout)
+    if settlement is not None:
+        say(f"note: {settlement}")
+    print(moved.name if quiet else f"{moved.name} is at {moved.path} now.")
 
 
 @app.command("families", epilog=epilog(ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE))

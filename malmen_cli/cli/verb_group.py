@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 HEADINGS: dict[str, dict[str, str]] = {
     "Begin": {
         "init": "make a workspace here",
-        "models": "add, list and show registered models",
+        "models": "add, list, show and move registered models",
         "data": "add, list and remove fact files by name",
         "train": "meta-train an editor for a model",
         "demo": "take the tour on a small model of a made-up world",

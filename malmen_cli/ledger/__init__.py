@@ -37,6 +37,7 @@ from malmen_cli.ledger.registration import (
     ensure_base_objects,
     register_model,
 )
+from malmen_cli.ledger.relocation import move_model
 from malmen_cli.ledger.sidecar import warning_about
 from malmen_cli.ledger.space import require_room
 from malmen_cli.ledger.splits import Split, add_split, all_splits, remove_split, split_named
@@ -95,6 +96,7 @@ __all__ = [
     "ensure_base_objects",
     "find_workspace",
     "holding",
+    "move_model",
     "reading",
     "recover",
     "register_model",

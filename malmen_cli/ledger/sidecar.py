@@ -67,9 +67,9 @@ def refresh_sidecar(ledger: Ledger, model: ModelRecord, *, edited: bool) -> None
         current = {}
     ours = {"ledger": ledger.id(), "model": model.name, "base_digest": model.base_digest}
     is_ours = current is not None and ours.items() <= current.items()
-    if edited and not is_ours:
+    if edited and (current is None or not is_ours or current.get("workspace") != str(ledger.workspace.root)):
         ours |= {"workspace": str(ledger.workspace.root)}
-        said = _bytes(ours | {"earlier": current})
+        said = _bytes(ours | {"earlier": current.get("earlier") if current is not None and is_ours else current})
         # A stranger's may be so large or so deep that with it this one could not be read again.
         write_durably(path, said if _content(said) else _bytes(ours | {"earlier": {}}))
     elif not edited and current is not None and is_ours:

@@ -53,14 +53,14 @@ def writing(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
     Raises Locked, and WrongBase naming every difference, or the workspace that this one is a copy of, before anything
     is written.
     """
+    _require_there(model)
     with checkpoint_lock(model.path, command, timeout):
         if (original := original_of(ledger, model.path)) is not None:
-            raise WrongBase(
-                f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy",
-                remedy=f"work there (--workspace {original}), or in a new workspace on a copy of the model's folder",
-            )
+            message = f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy"
+            own = f"copy the model's folder too: malmen models move {model.name} COPY"
+            raise WrongBase(message, remedy=f"work there (--workspace {original}), or {own}")
         settlement = settle(ledger, model)
-        _require_as_head(ledger, model)
+        require_as_head(ledger, model)
         yield settlement
 
 
@@ -70,7 +70,7 @@ def require_head(ledger: Ledger, model: ModelRecord) -> None:
     Raises Locked while another process writes, WrongBase naming every difference or the interrupted entry.
     """
     require_unlocked(model)
-    _require_as_head(ledger, model)
+    require_as_head(ledger, model)
 
 
 def require_unlocked(model: ModelRecord) -> None:
@@ -79,9 +79,15 @@ def require_unlocked(model: ModelRecord) -> None:
         raise Locked(held_in_words([model.path]), remedy="run the command again when it has finished")
 
 
-def _require_as_head(ledger: Ledger, model: ModelRecord) -> None:
+def _require_there(model: ModelRecord) -> None:
     if not model.path.is_dir():
-        raise WrongBase(f"the folder {model.path} is gone", remedy="put the model back at that path")
+        remedy = f"put the model back at that path, or say where it is: malmen models move {model.name} FOLDER"
+        raise WrongBase(f"the folder {model.path} is gone", remedy=remedy)
+
+
+def require_as_head(ledger: Ledger, model: ModelRecord) -> None:
+    """Raises WrongBase where the checkpoint is not exactly as the head says, or an entry is not settled."""
+    _require_there(model)
     with ledger.read() as db:
         state = store.state(db, model.id)
         pending = store.pending_entry(db, model.id)

@@ -76,7 +76,7 @@ def watched() -> Iterator[Stopwatch]:
     """An apply's two dealings with the ledger, timed: the check against its head, and the entry's writing."""
     watch = Stopwatch()
     with (
-        patch.object(transactions, "_require_as_head", watch.timed("check", transactions._require_as_head)),
+        patch.object(transactions, "require_as_head", watch.timed("check", transactions.require_as_head)),
         patch.object(applying, "commit_entry", watch.timed("write", applying.commit_entry)),
     ):
         yield watch

@@ -42,7 +42,7 @@ from malmen_cli.operations.train import train_editor
 TRAINING = TrainingConfig(editor=EditorConfig(preserved_keys=64), steps=1, facts_per_step=8, max_held_out=4)
 REST = {
     "read, fold": [(applying, "propose"), (active, "require_room_ahead"), (applying, "require_room_ahead")],
-    "check of the head": [(transactions, "_require_as_head")],
+    "check of the head": [(transactions, "require_as_head")],
     "rows: written": [(RowFile, "write")],
     "rows: hashed": [(workbench, "digest_all")],
     "rows: read": [(rows.RowReader, "chunk")],

@@ -92,7 +92,7 @@ def test_models_editors_and_splits(world: World) -> None:
 
 def test_verbs_and_options(world: World) -> None:
     assert {"apply", "log", "models"} <= set(offered(world, "malmen "))
-    assert offered(world, "malmen models ") == ["add", "list", "show", "families"]
+    assert offered(world, "malmen models ") == ["add", "list", "show", "move", "families"]
     assert "--model" in offered(world, "malmen log --m")
     assert {"jsonl", "counterfact", "csv"} <= set(offered(world, "malmen apply --format "))
 

@@ -16,7 +16,8 @@ from malmen_cli.errors import ExitCode
 
 VERBS = sorted(verbs())
 HEAVY = {"torch", "transformers", "numpy", "safetensors", "sqlalchemy", "alembic", "pydantic", "rich.console"}
-SHOWS_DATA = [verb for verb in VERBS if verb not in {("init",), ("demo",), ("models", "add"), ("data", "remove")}]
+SILENT = {("init",), ("demo",), ("models", "add"), ("models", "move"), ("data", "remove")}
+SHOWS_DATA = [verb for verb in VERBS if verb not in SILENT]
 
 
 def help_of(verb: tuple[str, ...]) -> str:

@@ -1,0 +1,47 @@
+"""Telling the ledger where a model's folder lies now: it was moved, or copied together with its workspace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
+from malmen_cli.errors import UsageError
+from malmen_cli.ledger import store
+from malmen_cli.ledger.database import Ledger
+from malmen_cli.ledger.records import ModelRecord
+from malmen_cli.ledger.registration import check_utf8
+from malmen_cli.ledger.sidecar import refresh_sidecar
+from malmen_cli.ledger.transactions import Settlement, require_as_head, settle
+
+
+def move_model(
+    ledger: Ledger, model: ModelRecord, folder: Path, *, command: str = "", timeout: float = PATIENCE
+) -> tuple[ModelRecord, Settlement | None]:
+    """Have the ledger look for a model's checkpoint in another folder, which holds it exactly as the head says.
+
+    No file of the checkpoint is moved or changed, but for an interrupted entry, which is settled there.
+
+    Raises:
+        UsageError: another model is registered there. WrongBase: it is not as the ledger left it, naming every
+            difference. Locked: another process holds the workspace or the folder.
+    """
+    folder = folder.resolve()
+    check_utf8(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", remedy="name the folder that holds the model now")
+    moved = replace(model, path=folder)
+    with ledger.hold(command, timeout), checkpoint_lock(folder, command, timeout):
+        with ledger.read() as db:
+            there = store.model_at(db, folder)
+        if there is not None and there.id != model.id:
+            raise UsageError(f"{folder} is registered already, as {there.name}", remedy="name another folder")
+        settlement = settle(ledger, moved)
+        require_as_head(ledger, moved)
+        with ledger.write() as db:
+            db.execute("UPDATE models SET path = ? WHERE id = ?", (str(folder), model.id))
+            state = store.state(db, model.id)
+        tensors = model.manifest.tensors
+        edited = any(digest != tensors[name].digest for name, digest in state.items())
+        refresh_sidecar(ledger, moved, edited=edited)
+    return moved, settlement
