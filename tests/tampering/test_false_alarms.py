@@ -44,6 +44,7 @@ rebase --editor NEW
 apply OTHER
 recover
 models add other SECOND
+models move other SECOND
 gc --leftovers --training --states --editors --yes
 revert '#3'
 init .
