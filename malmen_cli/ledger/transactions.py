@@ -53,7 +53,8 @@ def writing(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
     Raises Locked, and WrongBase naming every difference, or the workspace that this one is a copy of, before anything
     is written.
     """
-    _require_there(model)
+    if not model.path.exists():  # what is there and no folder, the lock says
+        _require_there(model)
     with checkpoint_lock(model.path, command, timeout):
         if (original := original_of(ledger, model.path)) is not None:
             message = f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy"
