@@ -198,7 +198,7 @@ def show(
 )
 def move(
     name: Annotated[str, typer.Argument(help="A registered model.", autocompletion=model_names)],
-    folder: Annotated[Path, typer.Argument(help="Where its folder lies now.", exists=False)],
+    folder: Annotated[Path, typer.Argument(help="Where its folder lies now.")],
     lock_timeout: LockTimeoutOption = PATIENCE,
     workspace: WorkspaceOption = None,
     quiet: QuietOption = False,

@@ -12,7 +12,7 @@ from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
 from malmen_cli.ledger.registration import check_utf8
 from malmen_cli.ledger.sidecar import refresh_sidecar
-from malmen_cli.ledger.transactions import Settlement, require_as_head, settle
+from malmen_cli.ledger.transactions import Settlement, is_edited, require_as_head, settle
 
 
 def move_model(
@@ -41,7 +41,5 @@ def move_model(
         with ledger.write() as db:
             db.execute("UPDATE models SET path = ? WHERE id = ?", (str(folder), model.id))
             state = store.state(db, model.id)
-        tensors = model.manifest.tensors
-        edited = any(digest != tensors[name].digest for name, digest in state.items())
-        refresh_sidecar(ledger, moved, edited=edited)
+        refresh_sidecar(ledger, moved, edited=is_edited(moved, state))
     return moved, settlement

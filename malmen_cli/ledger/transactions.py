@@ -162,7 +162,7 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
         deltas = [] if entry is None else store.deltas_of(db, entry.id)
         follows = entry is None or entry.id == digest_of(db, model, entry, deltas, store.packs_of(db, entry.id))
     if entry is None:
-        if not _is_edited(model, state):  # a killed revert may have left it; but another ledger's is not ours to judge
+        if not is_edited(model, state):  # a killed revert may have left it; but another ledger's is not ours to judge
             refresh_sidecar(ledger, model, edited=False)
         return None
     for delta in deltas:
@@ -213,7 +213,7 @@ def _complete(
     """The second half of the write order, from the pending row on; also what settling forward does."""
     with ledger.read() as db:
         state = store.state(db, model.id)
-    edited = _is_edited(model, state | {delta.tensor: delta.after for delta in deltas})
+    edited = is_edited(model, state | {delta.tensor: delta.after for delta in deltas})
     require_held(model.path)
     if edited:
         refresh_sidecar(ledger, model, edited=True)
@@ -232,7 +232,7 @@ def _withdraw(ledger: Ledger, model: ModelRecord, entry: Entry) -> None:
     with ledger.write() as db:
         withdraw(db, entry)
         state = store.state(db, model.id)
-    refresh_sidecar(ledger, model, edited=_is_edited(model, state))
+    refresh_sidecar(ledger, model, edited=is_edited(model, state))
 
 
 def _check_changes(ledger: Ledger, draft: EntryDraft, state: Mapping[str, str]) -> None:
@@ -336,5 +336,5 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
         raise WrongBase(f"{model.path} cannot be read: {error}", remedy=_NOT_OURS) from error
 
 
-def _is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:
+def is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:
     return any(digest != model.manifest.tensors[name].digest for name, digest in state.items())

@@ -6,7 +6,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
 
 import torch
@@ -52,15 +52,18 @@ class AskedStates:
 
     def predictions(self, texts: Sequence[Tokens]) -> list[list[int]]:
         """`LanguageModel.predictions` of a block of texts, which may have been noted before."""
-        if (kept := self._read(starts_of(self._model, texts))) is not None:
+        starts = starts_of(self._model, texts)
+        if (kept := self._read(starts)) is not None:
             return self._model.predictions(texts, batch_tokens=self.batch_tokens, kept=kept)
-        with self.noting(texts) as keep:
+        with self._noting(starts) as keep:
             return self._model.predictions(texts, batch_tokens=self.batch_tokens, keep=keep)
 
-    @contextmanager
-    def noting(self, texts: Sequence[Tokens]) -> Iterator[KeepStates | None]:
+    def noting(self, texts: Sequence[Tokens]) -> AbstractContextManager[KeepStates | None]:
         """What takes the states of a block of texts as a pass over all of it finds them; None where none are wanted."""
-        starts = starts_of(self._model, texts)
+        return self._noting(starts_of(self._model, texts))
+
+    @contextmanager
+    def _noting(self, starts: Mapping[tuple[int, ...], int]) -> Iterator[KeepStates | None]:
         size = states_size(self._model, starts)
         if not size or size > self._left or _name(starts) in self._offsets:
             yield None

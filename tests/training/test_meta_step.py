@@ -140,7 +140,7 @@ def test_fast_precision_gives_nearly_the_gradient_of_the_plain_one(tmp_path: Pat
         network_gradient(set_up(tmp_path / str(dtype), training_config(), dtype=dtype))
         for dtype in (torch.float32, torch.bfloat16)
     )
-    # Seen: 0.99 on processors that multiply bfloat16, 0.975 on one that does not.
+    # 0.98 or more on processors that multiply bfloat16; 0.975 was seen on one that does not.
     assert float(plain @ fast / (plain.norm() * fast.norm())) >= 0.96
     assert float(fast.norm() / plain.norm()) == pytest.approx(1, abs=0.1)
 
