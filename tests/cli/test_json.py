@@ -294,7 +294,8 @@ def test_no_verb_escapes() -> None:
     shown = {verb_of(line) for line, _ in SESSION}
     assert {verb for verb in verbs() if "--json" in options(verb)} <= shown
     # train, eval, rebase and the verbs that name something are slow or say their own name: they are tried elsewhere.
-    elsewhere = {("train",), ("eval",), ("rebase",), ("models", "add"), ("data", "add"), ("data", "remove")}
+    elsewhere: set[Verb] = {("train",), ("eval",), ("rebase",), ("data", "add"), ("data", "remove")}
+    elsewhere |= {("models", "add"), ("models", "move")}
     assert {verb for verb in verbs() if "-q" in options(verb)} <= {verb_of(line) for line in QUIET} | elsewhere
 
 

@@ -42,6 +42,8 @@ def test_a_folder_that_was_moved(world: tuple[Workspace, Path], capfd: pytest.Ca
     code, out, err = run_here(capfd, "models", "move", "tiny", moved, "--workspace", workspace.root)
     assert (code, out, err) == (ExitCode.DONE, f"tiny is at {moved} now.\n", "")
     assert file_digests(moved) == before
+    # Where it is already: its name alone under -q.
+    assert run_here(capfd, "models", "move", "tiny", moved, "-q", "--workspace", workspace.root)[1] == "tiny\n"
     with Ledger.open(workspace, writing=True) as ledger:
         assert verify_ledger(ledger).problems == []
         undo(ledger)
