@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from malmen_cli.language_models.heads import Head
 from malmen_cli.language_models.texts import Tokens
@@ -78,16 +79,17 @@ class Generation:
             ]
             return torch.tensor(line_ended, device=input_ids.device) | (limits <= input_ids.shape[1] - read)
 
-        out = self._model.generate(
-            **inputs,
-            attention_mask=torch.ones_like(inputs["input_ids"]),
-            max_new_tokens=max(caps),
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=self._ends or None,
-            pad_token_id=self._tokenizing.padding,
-            stopping_criteria=StoppingCriteriaList([ended]),
-        )
+        with _dense_states(self._model):
+            out = self._model.generate(
+                **inputs,
+                attention_mask=torch.ones_like(inputs["input_ids"]),
+                max_new_tokens=max(caps),
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=self._ends or None,
+                pad_token_id=self._tokenizing.padding,
+                stopping_criteria=StoppingCriteriaList([ended]),
+            )
         new: list[list[int]] = out[:, read:].tolist()
         return new
 
@@ -164,6 +166,26 @@ class Classifying:
             done += len(batch.rows)
             progress(done, len(prompts))
         return found
+
+
+@contextmanager
+def _dense_states(model: Any) -> Iterator[None]:
+    """Within it the output embeddings see hidden states that lie side by side in memory.
+
+    `generate` asks for logits at the last position of each prompt, which is a view with gaps. torch 2.13's bfloat16 linear
+    layer on a CPU then copies its weight, the widest of the model, once per prompt: for 32 prompts and 50,257 words it
+    takes 7 s and 2.5 GB instead of 0.02 s and nothing.
+    """
+
+    def close(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Not `contiguous`, which leaves the stride of one prompt as it is, and that is enough for the slow way.
+        return (args[0].clone(memory_format=torch.contiguous_format), *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(close)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _batches(lengths: Sequence[int], caps: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
