@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -16,15 +15,15 @@ from malmen_cli.evaluation.comparison import Contender, Point, Question
 from malmen_cli.evaluation.examination import Answers, Examination
 from malmen_cli.evaluation.points import point_of
 from malmen_cli.facts import Fact, FactSet
-from malmen_cli.facts.lending import lend_unrelated
 from malmen_cli.language_models.footprint import Job
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, check_editor, reading
 from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import out_of_range
+from malmen_cli.operations.draws import Draw, draw_of, drawn
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.evaluated import EvaluationOptions
-from malmen_cli.operations.evaluation import choose, drift_of, examination_of, read_text, running_text_of
+from malmen_cli.operations.evaluation import drift_of, examination_of, read_text, running_text_of
 from malmen_cli.operations.in_memory import edit_in_memory
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.memory import job_for, needs_for, place_model
@@ -52,20 +51,6 @@ class Entrant:
         """Those with the same are edited in one loaded model."""
         names = tuple(layer.name for layer in self.layers)
         return names, self.settings.dtype, self.settings.chat_template, self.settings.end_of_text
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The facts of a seed, at the largest number of facts; the first of them are those of each smaller number.
-
-    Attributes:
-        facts: those that fit the model, in the order of the draw. asked: the same ones, with unrelated prompts lent to
-            those that have none. left_out: how many of the file's that were drawn do not fit the model.
-    """
-
-    facts: list[Fact]
-    asked: list[Fact]
-    left_out: int
 
 
 class ComparisonBench:
@@ -151,10 +136,11 @@ class ComparisonBench:
         for seed in sorted({seed for _, _, seed in wanted}):
             draw = self.draw(seed)
             of_all = f"of {len(draw.facts):,} facts (seed {seed})"
-            lent = sum(len(a.unrelated) > len(b.unrelated) for a, b in zip(draw.asked, draw.facts, strict=True))
             bare = sum(not fact.unrelated for fact in draw.asked)
-            if lent:
-                found.append(f"{lent:,} {of_all} have no unrelated prompts: they are asked those of facts not edited.")
+            if draw.lent:
+                found.append(
+                    f"{draw.lent:,} {of_all} have no unrelated prompts: they are asked those of facts not edited."
+                )
             if bare:
                 found.append(f"{bare:,} {of_all} have no unrelated prompts.")
             if draw.left_out:
@@ -170,19 +156,9 @@ class ComparisonBench:
             UsageError: none of them fits the model.
         """
         if seed not in self._draws:
-            facts, tokenizing = self.facts.facts, self.language_model.tokenizing
             places = drawn(self.free, self.question.sizes[-1], seed)
-            fitting = [i for i in places if tokenizing.fits(facts[i].prompt, facts[i].target) is not None]
-            if not fitting:
-                raise tokenizing.nothing_fits(facts[places[0]].prompt, facts[places[0]].target)
-            chosen = [facts[i] for i in fitting]
-            prompts = {fact.prompt for fact in chosen}
-            others = (facts[i] for i in self.free if facts[i].prompt not in prompts)
-            # Only those that can be asked lend; nobody is asked whether they can where nobody borrows.
-            borrowing = any(not fact.unrelated for fact in chosen)
-            lenders = [x for x in others if tokenizing.fits(x.prompt, x.target) is not None] if borrowing else []
-            asked = lend_unrelated(chosen, lenders, seed)
-            self._draws[seed] = Draw(chosen, asked, len(places) - len(fitting))
+            tokenizing = self.language_model.tokenizing
+            self._draws[seed] = draw_of(self.facts.facts, places, self.free, tokenizing, seed)
         return self._draws[seed]
 
     def _of_base(self, seed: int, count: int) -> tuple[Examination, Answers]:
@@ -208,13 +184,6 @@ class ComparisonBench:
             progress=self.options.progress,
         )
         return solved.weights, solved.warnings
-
-
-def drawn(free: Sequence[int], size: int, seed: int) -> list[int]:
-    """Places of so many facts: those of `malmen eval` with this number and seed, in an order of their own."""
-    places = [free[i] for i in choose(len(free), size, seed)]
-    random.Random(f"{seed} order").shuffle(places)
-    return places
 
 
 def first_answers(answers: Answers, count: int) -> Answers:

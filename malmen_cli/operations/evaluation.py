@@ -3,7 +3,6 @@ but the evaluation itself by `keep`, which leaves checkpoints and entries alone.
 
 from __future__ import annotations
 
-import random
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,6 @@ from malmen_cli.evaluation.metrics import agreement, mean
 from malmen_cli.evaluation.overlap import Overlap, TrainedOn
 from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact, FactSet
-from malmen_cli.facts.lending import lend_unrelated
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import (
     EditorRecord,
@@ -35,6 +33,7 @@ from malmen_cli.ledger import (
 from malmen_cli.ledger.evaluations import Evaluation, keep_evaluation
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range
+from malmen_cli.operations.draws import choose, draw_of
 from malmen_cli.operations.editors import settings_of, trained_on
 from malmen_cli.operations.environment import environment
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions, NotInEffect, OtherFacts
@@ -79,17 +78,8 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         )
     record = editor.record
     language_model = opened.language_model
-    fits = language_model.tokenizing.fits
-    fitting = [i for i in places if fits(facts.facts[i].prompt, facts.facts[i].target) is not None]
-    if not fitting:
-        first = facts.facts[places[0]]
-        raise language_model.tokenizing.nothing_fits(first.prompt, first.target)
-    chosen = [facts.facts[i] for i in fitting]
-    prompts = {fact.prompt for fact in chosen}
-    lenders = [fact for fact in (facts.facts[i] for i in free) if fact.prompt not in prompts]
-    asked = lend_unrelated(chosen, lenders, options.seed)
-    lent = sum(len(fact.unrelated) > len(own.unrelated) for fact, own in zip(asked, chosen, strict=True))
-    examination = examination_of(language_model, asked, options)
+    draw = draw_of(facts.facts, places, free, language_model.tokenizing, options.seed)
+    examination = examination_of(language_model, draw.asked, options)
     text = running_text_of(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
     text_before = read_text(text, options)
@@ -99,7 +89,7 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         opened.editor,
         opened.layers,
         language_model,
-        chosen,
+        draw.facts,
         batch_tokens=options.batch_tokens,
         progress=options.progress,
     )
@@ -115,22 +105,22 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         available=len(facts),
         sampled=len(places) < len(free),
         seed=options.seed,
-        numbers=[i + 1 for i in fitting],
-        edited=len(chosen),
-        report=replace(report, facts=chosen, left_out={**report.left_out, "edit": len(places) - len(fitting)}),
+        numbers=[place + 1 for place in draw.places],
+        edited=len(draw.facts),
+        report=replace(report, facts=draw.facts, left_out={**report.left_out, "edit": draw.left_out}),
         not_in_effect=[],
         others=None,
         warnings=[
             *editor.warnings,
             *solved.warnings,
-            *out_of_range(record, len(chosen)),
+            *out_of_range(record, len(draw.facts)),
             *drift_warnings,
         ],
         facts_digest=facts.digest,
         method=method_of(record.config).name,
         made=None if editor.made is None else f"{editor.made.note}; it is kept nowhere",
-        lent=lent,
-        overlap=overlap_of(lessons, asked, report, len(known), left_out=options.overlap == "leave-out"),
+        lent=draw.lent,
+        overlap=overlap_of(lessons, draw.asked, report, len(known), left_out=options.overlap == "leave-out"),
         drift=drift,
     )
 
@@ -225,13 +215,6 @@ def keep(ledger: Ledger, evaluated: Evaluated, asked_for: Mapping[str, Any], dev
         source=evaluated.source,
         command=command,
     )
-
-
-def choose(available: int, wanted: int | None, seed: int) -> list[int]:
-    """Indices of a sample, drawn by `seed` alone, in ascending order; all of them where no fewer are wanted."""
-    if wanted is None or wanted >= available:
-        return list(range(available))
-    return sorted(random.Random(seed).sample(range(available), wanted))
 
 
 def lessons_of(ledger: Ledger, editor: EditorRecord) -> TrainedOn | None:
