@@ -17,19 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from ledger_cost import TRAINING, fresh_facts, make_model
+from ledger_cost import fresh_facts, world
 from phases import Phases
 
-from malmen_cli.demo import DATA
 from malmen_cli.facts import Fact, FactSet, Unrelated
-from malmen_cli.facts.reading import read_fact_set
-from malmen_cli.ledger import Ledger, ModelRecord, create_workspace, store
+from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.operations import apply as applying
 from malmen_cli.operations import workbench
 from malmen_cli.operations.checking import Questions
-from malmen_cli.operations.models import register
 from malmen_cli.operations.revert import revert_entry
-from malmen_cli.operations.train import train_editor
 
 PHASES = ("capture", "ask before", "solve", "ask after", "rest")
 
@@ -63,18 +59,11 @@ def main() -> None:
     phases.watch(Questions, "scores", "ask before")
     phases.watch(Questions, "check", "ask after")
     runs: dict[bool, list[dict[str, float]]] = {True: [], False: []}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        checkpoint = make_model("gpt2-small", folder / "model")
-        with Ledger.open(create_workspace(folder), writing=True) as ledger:
-            record = register(ledger, "gpt2-small", checkpoint, command="malmen models add").model
-            train_editor(ledger, record, read_fact_set(DATA / "facts.jsonl"), TRAINING)
-            with ledger.read() as db:
-                record = store.only_model(db)
-            for repeat in range(options.repeats):
-                runs[True].append(apply(ledger, record, facts(options.facts, 2 * repeat), phases))
-                with patch.object(workbench, "states_limit", return_value=0):
-                    runs[False].append(apply(ledger, record, facts(options.facts, 2 * repeat + 1), phases))
+    with tempfile.TemporaryDirectory() as name, world("gpt2-small", Path(name)) as (ledger, record):
+        for repeat in range(options.repeats):
+            runs[True].append(apply(ledger, record, facts(options.facts, 2 * repeat), phases))
+            with patch.object(workbench, "states_limit", return_value=0):
+                runs[False].append(apply(ledger, record, facts(options.facts, 2 * repeat + 1), phases))
     least = {kept: {name: min(run[name] for run in some) for name in some[0]} for kept, some in runs.items()}
     print("| hidden states | " + " | ".join(least[True]) + " |\n|" + "---|" * (len(least[True]) + 1))
     for label, kept in (("kept", True), ("nothing kept", False)):

@@ -54,6 +54,16 @@ def make_model(name: str, folder: Path) -> Path:
     return folder
 
 
+@contextmanager
+def world(name: str, folder: Path, training: TrainingConfig = TRAINING) -> Iterator[tuple[Ledger, ModelRecord]]:
+    """A workspace in an empty folder, with such a model and an editor of it."""
+    checkpoint = make_model(name, folder / "model")
+    with Ledger.open(create_workspace(folder), writing=True) as ledger:
+        model = register(ledger, name, checkpoint, command="malmen models add").model
+        train_editor(ledger, model, read_fact_set(DATA / "facts.jsonl"), training)
+        yield ledger, model
+
+
 class Stopwatch:
     """Seconds spent inside functions, by name."""
 
@@ -136,10 +146,7 @@ def measure(ledger: Ledger, model: ModelRecord, count: int, repeats: int, spare:
 
 def costs(name: str, folder: Path, repeats: int) -> Iterator[tuple[list[str], list[str]]]:
     """The two tables' cells for one model, a pair of rows per number of facts."""
-    checkpoint = make_model(name, folder / "model")
-    with Ledger.open(create_workspace(folder), writing=True) as ledger:
-        model = register(ledger, name, checkpoint, command="malmen models add").model
-        train_editor(ledger, model, read_fact_set(DATA / "facts.jsonl"), TRAINING)
+    with world(name, folder) as (ledger, model):
         with ledger.read() as db:
             base = holding(db, ledger.objects, model, store.head(db, model.id)).total
         for count in SIZES:

@@ -25,19 +25,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from ledger_cost import fresh_facts, make_model
+from ledger_cost import fresh_facts, world
 
 from malmen_cli.config import EditorConfig, TrainingConfig
-from malmen_cli.demo import DATA
 from malmen_cli.editing.normal_equation import NormalEquation
 from malmen_cli.facts import read_fact_set
-from malmen_cli.ledger import Ledger, ModelRecord, ObjectStore, create_workspace, store, transactions
+from malmen_cli.ledger import Ledger, ModelRecord, ObjectStore, transactions
 from malmen_cli.ledger.row_files import RowFile
 from malmen_cli.operations import active, rows, solving, workbench
 from malmen_cli.operations import apply as applying
-from malmen_cli.operations.models import register
 from malmen_cli.operations.revert import revert_entry
-from malmen_cli.operations.train import train_editor
 
 TRAINING = TrainingConfig(editor=EditorConfig(preserved_keys=64), steps=1, facts_per_step=8, max_held_out=4)
 REST = {
@@ -144,12 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        checkpoint = make_model("gpt2-small", folder / "model")
-        with Ledger.open(create_workspace(folder), writing=True) as ledger:
-            model = register(ledger, "gpt2-small", checkpoint, command="malmen models add").model
-            train_editor(ledger, model, read_fact_set(DATA / "facts.jsonl"), TRAINING)
-            with ledger.read() as db:
-                model = store.only_model(db)
+        with world("gpt2-small", folder, TRAINING) as (ledger, model):
             runs = [measure(ledger, model, options.facts, i, folder) for i in range(options.repeats)]
     least = {name: min(run[name] for run in runs) for name in runs[0]}
     names = [name for name in runs[0] if name not in ("rest", "all", "plain copy", "bytes", *NOT_REST)]
