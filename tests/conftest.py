@@ -14,6 +14,9 @@ install_import_hook("malmen_cli.editing", "beartype.beartype")
 
 FIGURES = pytest.StashKey[Figures]()
 
+LONGEST = ("test_recordings.py", "test_real_models.py", "test_real_model.py")
+"""Files whose tests take the longest: begun at the end, they would keep one core busy and the others idle."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="try every point of the promises' harnesses, not a subset")
@@ -21,6 +24,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = Figures()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
