@@ -202,6 +202,8 @@ def evaluate(
         refuse_idle(context, "a report", idle=("sample", "by", "keep", "check_old", "force"))
     if failed is None:
         refuse_idle(context, "an evaluation without --failed", idle=("force",))
+    if not generate:
+        refuse_idle(context, "--no-generate", idle=("max_new_tokens",))
     text = None if drift is None else running_text(drift)
     if failed is not None:
         refuse_existing(failed, force)

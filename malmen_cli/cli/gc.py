@@ -81,7 +81,7 @@ def gc(
         with ledger.read() as db:
             record = None if model is None else find_model(db, model)
         found = collectable(ledger, scopes or SCOPES, record)
-        if not scopes:
+        if not scopes and not (dry_run and (json or quiet)):
             for scope in SCOPES:
                 of_scope = [item for item in found if item.scope == scope]
                 say(f"  --{scope:<11}  {_amount(of_scope):<24}  {_MEANINGS[scope]}")

@@ -19,8 +19,8 @@ from malmen_cli.cli.options import (
 )
 from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
-from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, Holding, holding, remaining, store
+from malmen_cli.facts import Fact, printable
+from malmen_cli.ledger import Entry, Holding, active_facts, holding, remaining, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -53,8 +53,17 @@ def show(
         is_head = store.head(db, owner.id).id == entry.id
         deltas = store.deltas_of(db, entry.id)
         listed = store.facts_of(db, entry)
-        in_effect = remaining(store.fold(db, owner.id)).get(entry.id, frozenset())
+        history = store.fold(db, owner.id)
+        in_effect = remaining(history).get(entry.id, frozenset())
+        edits = {fact.edit_digest for fact in active_facts(history).values()}
         held = holding(db, ledger.objects, owner, entry)
+
+    def fate(fact: Fact) -> str:
+        """What became of a fact since; nothing where it is as the entry left it."""
+        if fact.digest not in in_effect:
+            return "reverted"
+        return "superseded" if entry.kind == "apply" and fact.edit_digest not in edits else ""
+
     if json:
         shown: dict[str, Any] = entry_json(entry, owner, is_head)
         shown["facts"] = [
@@ -64,7 +73,7 @@ def show(
                 "prompt": fact.prompt,
                 "target": fact.target,
                 "subject": fact.subject,
-                "in_effect": fact.digest in in_effect,
+                "in_effect": not fate(fact),
             }
             for number, fact in enumerate(listed, 1)
         ]
@@ -129,7 +138,7 @@ def show(
                     str(number),
                     printable(fact.prompt),
                     printable(fact.target),
-                    "" if fact.digest in in_effect else "reverted",
+                    fate(fact),
                 )
                 for number, fact in enumerate(listed[:facts], 1)
             ],

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from malmen_cli.checkpoint.durable import remove_leftovers
-from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.checkpoint.manifest import check_checkpoint
 from malmen_cli.errors import MalmenError
 from malmen_cli.ledger import store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
-from malmen_cli.ledger.transactions import Settlement, settle
+from malmen_cli.ledger.transactions import Settlement, held_checkpoint, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ def recover(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
     Never raises for a model that cannot be settled: one in trouble must not keep the others from their settlement.
     """
     try:
-        with checkpoint_lock(model.path, command, timeout):
+        with held_checkpoint(ledger, model, command, timeout):
             leftovers = remove_leftovers(model.path)
             settlement = settle(ledger, model)
             with ledger.read() as db:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,15 @@ from malmen_cli.ledger import store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
 from malmen_cli.ledger.registration import check_utf8
-from malmen_cli.ledger.sidecar import refresh_sidecar
-from malmen_cli.ledger.transactions import Settlement, is_edited, require_as_head, settle
+from malmen_cli.ledger.sidecar import original_of, refresh_sidecar
+from malmen_cli.ledger.transactions import (
+    Settlement,
+    is_edited,
+    require_as_head,
+    require_own,
+    require_settleable,
+    settle,
+)
 
 
 def move_model(
@@ -24,18 +32,26 @@ def move_model(
 
     Raises:
         UsageError: another model is registered there. WrongBase: it is not as the ledger left it, naming every
-            difference. Locked: another process holds the workspace or the folder.
+            difference, or another workspace's. Locked: another process holds the workspace, this folder or the former.
     """
     folder = folder.resolve()
     check_utf8(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", remedy="name the folder that holds the model now")
-    moved = replace(model, path=folder)
-    with ledger.hold(command, timeout), checkpoint_lock(folder, command, timeout):
+    with ExitStack() as locks:
+        locks.enter_context(ledger.hold(command, timeout))
         with ledger.read() as db:
+            model = store.model_with_id(db, model.id)  # it may have been moved since it was looked up
             there = store.model_at(db, folder)
         if there is not None and there.id != model.id:
             raise UsageError(f"{folder} is registered already, as {there.name}", remedy="name another folder")
+        if model.path != folder and model.path.is_dir() and original_of(ledger, model.path) is None:
+            with suppress(UsageError):  # nobody writes where nothing can be written
+                locks.enter_context(checkpoint_lock(model.path, command, timeout))
+        locks.enter_context(checkpoint_lock(folder, command, timeout))
+        moved = replace(model, path=folder)
+        require_own(ledger, moved)
+        require_settleable(ledger, moved)  # settled elsewhere, an interrupted entry would be lost to its own folder
         settlement = settle(ledger, moved)
         require_as_head(ledger, moved)
         with ledger.write() as db:

@@ -17,6 +17,7 @@ from typing import Any
 from malmen_cli.checkpoint.durable import remove_durably, write_durably
 from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import MalmenError, UnsafeFile
+from malmen_cli.ledger import store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
 from malmen_cli.ledger.workspace import Workspace
@@ -100,7 +101,7 @@ def warning_about(folder: Path) -> str | None:
 
 def original_of(ledger: Ledger, folder: Path) -> str | None:
     """The workspace that edits the folder's checkpoint, where the ledger's own is a copy of it: it is there, with the
-    same id. None where there is no such, or where it was moved."""
+    same id, and knows the model there. None where there is no such, or where it was moved."""
     sidecar = read_sidecar(folder) or {}
     root, own = sidecar.get("workspace"), ledger.workspace.root
     if not isinstance(root, str) or sidecar.get("ledger") != ledger.id():
@@ -108,8 +109,9 @@ def original_of(ledger: Ledger, folder: Path) -> str | None:
     try:
         if own.samefile(root):
             return None
-        with Ledger.open(Workspace(Path(root))) as other:
-            return root if other.id() == ledger.id() else None
+        with Ledger.open(Workspace(Path(root))) as other, other.read() as db:
+            # A folder that was copied with its sidecar is nobody else's.
+            return root if other.id() == ledger.id() and store.model_at(db, folder) is not None else None
     except (MalmenError, OSError, ValueError, sqlite3.Error):
         return None
 

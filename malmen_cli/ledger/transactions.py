@@ -53,16 +53,35 @@ def writing(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
     Raises Locked, and WrongBase naming every difference, or the workspace that this one is a copy of, before anything
     is written.
     """
-    if not model.path.exists():  # what is there and no folder, the lock says
-        _require_there(model)
-    with checkpoint_lock(model.path, command, timeout):
-        if (original := original_of(ledger, model.path)) is not None:
-            message = f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy"
-            own = f"copy the model's folder too: malmen models move {model.name} COPY"
-            raise WrongBase(message, remedy=f"work there (--workspace {original}), or {own}")
+    with held_checkpoint(ledger, model, command, timeout):
         settlement = settle(ledger, model)
         require_as_head(ledger, model)
         yield settlement
+
+
+@contextmanager
+def held_checkpoint(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0) -> Iterator[None]:
+    """Hold the lock of a model's folder, in which this ledger and no other writes.
+
+    Raises Locked, also where the model was moved meanwhile, and WrongBase where its folder is gone or another's.
+    """
+    if not model.path.exists():  # what is there and no folder, the lock says
+        _require_there(model)
+    with checkpoint_lock(model.path, command, timeout):
+        require_own(ledger, model)
+        with ledger.read() as db:
+            path = store.model_with_id(db, model.id).path
+        if path != model.path:
+            raise Locked(f"{model.name} was moved to {path} meanwhile", remedy="run the command again")
+        yield
+
+
+def require_own(ledger: Ledger, model: ModelRecord) -> None:
+    """Raises WrongBase where another workspace edits the folder, of which the ledger's own is a copy."""
+    if (original := original_of(ledger, model.path)) is not None:
+        message = f"{model.path} is edited by the workspace {original}, of which {ledger.workspace.root} is a copy"
+        own = f"copy the model's folder too: malmen models move {model.name} COPY"
+        raise WrongBase(message, remedy=f"work there (--workspace {original}), or {own}")
 
 
 def require_head(ledger: Ledger, model: ModelRecord) -> None:
@@ -96,6 +115,21 @@ def require_as_head(ledger: Ledger, model: ModelRecord) -> None:
         raise WrongBase(
             f"an interrupted {pending.kind} ({short(pending.id)}) is not settled", remedy="run malmen recover"
         )
+    _require_state(model, state)
+
+
+def require_settleable(ledger: Ledger, model: ModelRecord) -> None:
+    """Before an entry is settled in a folder that may be a wrong one: raises WrongBase where it is. Writes nothing."""
+    with ledger.read() as db:
+        entry = store.pending_entry(db, model.id)
+        state = store.state(db, model.id)
+        deltas = [] if entry is None else store.deltas_of(db, entry.id)
+    found = {} if entry is None else _before_or_after(model, entry, deltas)
+    _require_state(model, {**state, **found})
+
+
+def _require_state(model: ModelRecord, state: Mapping[str, str]) -> None:
+    """Raises WrongBase naming every difference."""
     differences = check_checkpoint(model.path, model.manifest, state)
     if differences:
         listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
@@ -169,13 +203,7 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
         _check_delta(model, delta, state)
     if not follows:
         raise WrongBase(f"the interrupted {entry.kind} ({short(entry.id)}) is not what was begun", remedy=_BACKUP)
-    found = _digests_now(model, deltas)
-    for delta in deltas:
-        if found[delta.tensor] not in (delta.before, delta.after):
-            raise WrongBase(
-                f"tensor {delta.tensor} in {model.path} is neither as before nor as after the interrupted {entry.kind}",
-                remedy=_NOT_OURS,
-            )
+    found = _before_or_after(model, entry, deltas)
     old = [delta for delta in deltas if found[delta.tensor] != delta.after]
     if old and all(found[delta.tensor] == delta.before for delta in deltas):
         _withdraw(ledger, model, entry)
@@ -314,6 +342,18 @@ def _check_delta(model: ModelRecord, delta: ParameterDelta, state: Mapping[str, 
             f"the interrupted entry's change of {delta.tensor!a} does not follow from the entry before it",
             remedy=_BACKUP,
         )
+
+
+def _before_or_after(model: ModelRecord, entry: Entry, deltas: Sequence[ParameterDelta]) -> dict[str, str]:
+    """Digests of the tensors that a pending entry names. Raises WrongBase naming one that it does not know."""
+    found = _digests_now(model, deltas)
+    for delta in deltas:
+        if found[delta.tensor] not in (delta.before, delta.after):
+            raise WrongBase(
+                f"tensor {delta.tensor} in {model.path} is neither as before nor as after the interrupted {entry.kind}",
+                remedy=_NOT_OURS,
+            )
+    return found
 
 
 def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[str, str]:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import make_folders, require_writable, write_durably
-from malmen_cli.errors import UsageError
+from malmen_cli.checkpoint.durable import TEMPORARY, make_folders, require_writable, write_durably
+from malmen_cli.errors import MalmenError, UsageError
 from malmen_cli.evaluation.comparison import Comparison, Question
 from malmen_cli.facts import printable
 
@@ -78,7 +78,7 @@ class ReportFolder:
         assert self._family is not None
         names = [path.name for path in self.path.parent.iterdir() if path.name.startswith(self._family)]
         for name in sorted(names, reverse=True):
-            with suppress(UsageError):
+            with suppress(MalmenError, OSError):  # another's folder, or one that is no report, is passed over
                 kept = ReportFolder(self.path.with_name(name))._kept
                 if kept is not None and kept.missing and not kept.question.differences(question):
                     return self.path.with_name(name)
@@ -106,10 +106,11 @@ class ReportFolder:
         return [self.path / name for name in (HTML, MARKDOWN, JSON, *list(files)[2:])]
 
     def _read(self) -> Comparison | None:
-        if not self.path.is_dir() or not any(self.path.iterdir()):
-            return None
         path = self.path / JSON
         try:
+            # What a killed command left of its first save is nothing yet.
+            if not self.path.is_dir() or all(other.name.startswith(TEMPORARY) for other in self.path.iterdir()):
+                return None
             if path.stat().st_size > _LARGEST:
                 raise ValueError("it is too large")
             return Comparison.from_json(path.read_bytes())

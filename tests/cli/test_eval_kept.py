@@ -115,6 +115,7 @@ def test_gc_forgets_them(tmp_path: Path, file: Path) -> None:
         (["--show", "0000", "--split", "few"], "evaluate nothing"),
         (["--show", "0000", "--list", "--model", "tiny"], "--model, --list have no part in --show"),
         (["HEAD", "--force"], "--force has no part in an evaluation without --failed"),
+        (["HEAD", "--no-generate", "--max-new-tokens", "3"], "--max-new-tokens has no part in --no-generate"),
         (["HEAD", "--drift", "no-such.txt"], "cannot read no-such.txt"),
         (["HEAD", "--drift", "."], "cannot read ."),
         (["HEAD", "--failed", "no-such-folder/failed.jsonl"], "cannot be a file"),

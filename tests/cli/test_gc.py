@@ -94,6 +94,13 @@ class TestAsking:
         assert code == 0 and "a past state of " in out and out.endswith("Nothing was dropped.\n")
         assert file_digests(world.workspace.root / "objects") == before
 
+    def test_of_every_scope(self, world: World) -> None:
+        every = gc_json(world, "--dry-run")["items"]
+        of_two = gc_json(world, "--leftovers", "--states", "--dry-run")["items"]
+        assert {item["name"] for item in of_two} <= {item["name"] for item in every}  # type: ignore[attr-defined]
+        code, out, _ = run_malmen(world, "gc", "--dry-run", "-q")
+        assert code == 0 and out.split() == [item["name"] for item in every]  # type: ignore[attr-defined]
+
     def test_ids_alone(self, world: World) -> None:
         items = gc_json(world, "--states", "--dry-run")["items"]
         code, out, _ = run_malmen(world, "gc", "--states", "--yes", "-q")

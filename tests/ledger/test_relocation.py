@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from ledger_world import apply, fact, make_world, revert, tiny
 from program import run_here
 from safetensors_folders import file_digests
 
-from malmen_cli.errors import ExitCode, UsageError, WrongBase
-from malmen_cli.ledger import Ledger, Workspace, move_model, store, verify_ledger
+from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.manifest import Manifest
+from malmen_cli.checkpoint.patch import TensorChange, write_changes
+from malmen_cli.errors import ExitCode, Locked, UsageError, WrongBase
+from malmen_cli.ledger import Ledger, Workspace, move_model, store, transactions, verify_ledger, writing
+from malmen_cli.ledger.recovery import recover
 from malmen_cli.ledger.sidecar import read_sidecar
+
+World = tuple[Workspace, Path]
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> tuple[Workspace, Path]:
-    """A workspace and its checkpoint, edited once."""
-    workspace, checkpoint = make_world(tmp_path / "world")
+def world_unedited(tmp_path: Path) -> World:
+    """A workspace and its checkpoint."""
+    return make_world(tmp_path / "world")
+
+
+@pytest.fixture
+def world(world_unedited: World) -> World:
+    """The same, edited once."""
+    workspace, checkpoint = world_unedited
     with Ledger.open(workspace, writing=True) as ledger:
         apply(ledger, fact("a"))
     return workspace, checkpoint
@@ -32,7 +46,7 @@ def undo(ledger: Ledger) -> None:
     revert(ledger, entry)
 
 
-def test_a_folder_that_was_moved(world: tuple[Workspace, Path], capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_was_moved(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     workspace, checkpoint = world
     moved = checkpoint.rename(checkpoint.with_name("elsewhere"))
     before = file_digests(moved)
@@ -50,7 +64,7 @@ def test_a_folder_that_was_moved(world: tuple[Workspace, Path], capfd: pytest.Ca
         assert verify_ledger(ledger).problems == []
 
 
-def test_a_project_that_was_copied_edits_its_own_copy(world: tuple[Workspace, Path], tmp_path: Path) -> None:
+def test_a_project_that_was_copied_edits_its_own_copy(world: World, tmp_path: Path) -> None:
     workspace, checkpoint = world
     shutil.copytree(tmp_path / "world", tmp_path / "copy")
     copied = Workspace(tmp_path / "copy" / workspace.root.name)
@@ -72,7 +86,7 @@ def test_a_project_that_was_copied_edits_its_own_copy(world: tuple[Workspace, Pa
 
 
 @pytest.mark.parametrize("what", ["nothing", "other bytes", "another model's"])
-def test_nothing_else_is_taken_over(world: tuple[Workspace, Path], what: str, tmp_path: Path) -> None:
+def test_nothing_else_is_taken_over(world: World, what: str, tmp_path: Path) -> None:
     workspace, checkpoint = world
     folder = tmp_path / "folder"
     error: type[Exception] = UsageError
@@ -95,3 +109,64 @@ def test_nothing_else_is_taken_over(world: tuple[Workspace, Path], what: str, tm
         assert tiny(ledger).path == checkpoint.resolve()
         assert verify_ledger(ledger).problems == []
     assert not before or {n: d for n, d in file_digests(folder).items() if n in before} == before
+
+
+def test_a_copy_of_before_any_edit_leaves_the_originals_sidecar(world_unedited: World, tmp_path: Path) -> None:
+    workspace, checkpoint = world_unedited
+    shutil.copytree(tmp_path / "world", tmp_path / "copy")
+    copied = Workspace(tmp_path / "copy" / workspace.root.name)
+    with Ledger.open(workspace, writing=True) as ledger:
+        apply(ledger, fact("a"))
+    before = file_digests(checkpoint)
+    with Ledger.open(copied, writing=True) as ledger:
+        recovery = recover(ledger, tiny(ledger), "malmen recover")
+        assert isinstance(recovery.error, WrongBase) and "is a copy" in recovery.error.message
+    assert file_digests(checkpoint) == before
+
+
+def test_a_copy_does_not_move_to_the_originals_folder(world: World, tmp_path: Path) -> None:
+    workspace, checkpoint = world
+    shutil.copytree(tmp_path / "world", tmp_path / "copy")
+    before = file_digests(checkpoint)
+    copied = Workspace(tmp_path / "copy" / workspace.root.name)
+    with Ledger.open(copied, writing=True) as ledger, pytest.raises(WrongBase, match="is a copy"):
+        move_model(ledger, tiny(ledger), checkpoint)
+    assert file_digests(checkpoint) == before
+    with Ledger.open(workspace, writing=True) as ledger:
+        undo(ledger)
+
+
+def test_a_refused_move_settles_nothing(tmp_path: Path) -> None:
+    """Withdrawn by what another folder holds, an interrupted entry would be lost to the folder it was begun in."""
+    workspace, checkpoint = make_world(tmp_path / "world", sharded=True)
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    (other / "config.json").write_text("{}")
+
+    def killed(folder: Path, manifest: Manifest, changes: Sequence[TensorChange]) -> None:
+        write_changes(folder, manifest, changes[:1])
+        raise KeyboardInterrupt
+
+    with Ledger.open(workspace, writing=True) as ledger:
+        with patch.object(transactions, "write_changes", killed), pytest.raises(KeyboardInterrupt):
+            apply(ledger, fact("a"))
+        with pytest.raises(WrongBase, match=r"config\.json"):
+            move_model(ledger, tiny(ledger), other)
+        recovery = recover(ledger, tiny(ledger), "malmen recover")
+        assert recovery.settlement is not None and recovery.settlement.outcome == "completed"
+        assert recovery.differences == []
+        apply(ledger, fact("b"))
+
+
+def test_nobody_moves_a_model_that_is_being_written(world: World, tmp_path: Path) -> None:
+    workspace, checkpoint = world
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    with Ledger.open(workspace, writing=True) as ledger:
+        with checkpoint_lock(checkpoint, "malmen apply"), pytest.raises(Locked):
+            move_model(ledger, tiny(ledger), other, timeout=0)
+        assert tiny(ledger).path == checkpoint
+        # Who looked the model up before the move does not write where it lay.
+        before, stale = file_digests(checkpoint), tiny(ledger)
+        move_model(ledger, tiny(ledger), other)
+        with pytest.raises(Locked, match="was moved"), writing(ledger, stale, "malmen apply"):
+            raise AssertionError("it was let in")
+        assert file_digests(checkpoint) == before

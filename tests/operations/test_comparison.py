@@ -139,6 +139,9 @@ def test_what_an_earlier_day_left_unfinished_goes_on_in_its_folder(
     found, made = run(world, today, [2, 3])
     assert today.path.name == early.name and len(made) == 1 and found.missing == []
     again = default_folder("tiny")
+    # Killed in its first save, a report has left nothing that would stand in the way.
+    (tmp_path / f"{other.path.name}-2").mkdir()
+    (tmp_path / f"{other.path.name}-2" / ".malmen-tmp-0123456789abcdef").write_text("half")
     run(world, again, [2, 3])
     assert again.path.name == f"{other.path.name}-2"  # what is finished is not of today
 
