@@ -6,6 +6,7 @@ the libraries, since texts are known by their typical length only and attention 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ LIBRARIES = 380 << 20
 """Resident bytes of Python, torch (its CPU build), transformers and malmen, with no model loaded."""
 
 TOKENS, LABELS = 12, 2
-"""Tokens that a text is taken to have, and those of them that are supervised."""
+"""Tokens that a text is taken to have, and those of them that are supervised, where the texts are not known."""
 
 WIDE = 4  # bytes of a number that losses and rows of value differences are taken in
 DOUBLE = 8  # bytes of a number of a solve
@@ -42,6 +43,7 @@ class Job:
         rank, blocks: of the hyper-network. preserved_keys: rows of K0 per layer.
         copies: of a method that solves for no rows, float32 copies of the edited weights that it holds; else None.
         covariances: it keeps a float32 covariance of keys (d_in, d_in) per layer.
+        tokens, labels: of a text, the mean.
     """
 
     work: Work
@@ -54,6 +56,8 @@ class Job:
     preserved_keys: int = 8192
     copies: int | None = None
     covariances: bool = False
+    tokens: float = TOKENS
+    labels: float = LABELS
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,12 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     size = dtype.itemsize
     shapes = [layer.shape for layer in layers]
     edited = sum(shape.d_in * shape.d_out for shape in shapes)
-    per_fact = [TOKENS if layer.stack == "encoder" else LABELS for layer in layers]
+    per_fact = [job.tokens if layer.stack == "encoder" else job.labels for layer in layers]
     learned, anchors = _editor_numbers(shapes, job)
     training = job.work == "train"
     per_solve = min(job.facts, job.per_solve or job.facts)
     forms = [
-        _solve(shape, per_solve * rows, _anchors(shape, job), repeated=training)
+        _solve(shape, math.ceil(per_solve * rows), _anchors(shape, job), repeated=training)
         for shape, rows in zip(shapes, per_fact, strict=True)
     ]
     kept, working = [form.kept for form in forms], max((form.working for form in forms), default=0)
@@ -164,10 +168,10 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
             solve = DOUBLE * max(sum(covariances), 2 * max(covariances))
     row_bytes = size * (2 if training else 1)  # training keeps (u, g) as captured, and K0's candidates
     rows = sum(
-        job.facts * count * (shape.d_in * row_bytes + shape.d_out * (size if training else WIDE))
+        math.ceil(job.facts * count) * (shape.d_in * row_bytes + shape.d_out * (size if training else WIDE))
         for shape, count in zip(shapes, per_fact, strict=True)
     )
-    chunk = min(job.editor_rows, per_solve * max(per_fact, default=0))
+    chunk = min(job.editor_rows, math.ceil(per_solve * max(per_fact, default=0)))
     widest = max((shape.d_in + shape.d_out for shape in shapes), default=0)
     network = WIDE * chunk * widest * (2 + 4 * job.blocks)
     return Footprint(
@@ -272,7 +276,7 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     of each layer's surroundings and what a pass holds besides, and n V (4 * 4) of logits over V words: in float32 with
     their softmax and its gradients, and of a 16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
     """
-    tokens = min(job.batch_tokens, (job.per_solve or job.facts) * TOKENS)
+    tokens = min(job.batch_tokens, math.ceil((job.per_solve or job.facts) * job.tokens))
     names = {layer.name for layer in layers}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     above, widest, reached = 0, 0, False
@@ -283,7 +287,7 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
         reached = reached or name in names
         above += _out(module) if reached else 0
     vocabulary = head.weight.shape[0] if head is not None else 0
-    labels = max(1, tokens * LABELS // TOKENS)
+    labels = max(1, math.ceil(tokens * job.labels / job.tokens))
     item = dtype.itemsize
     logits = labels * vocabulary * (4 * WIDE + (2 * item if item < WIDE else 0))
     return item * tokens * (3 * above + 6 * widest) // 2 + logits

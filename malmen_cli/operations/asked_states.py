@@ -8,7 +8,9 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from hashlib import sha256
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -22,14 +24,21 @@ from malmen_cli.operations.tensors import buffer_of
 BLOCK = 1024
 """Texts that batches are formed of, and whose states are in memory at a time."""
 
+MEMORY = {"tmpfs", "ramfs"}
+"""File systems that lie in memory."""
+
 MOST, SHARE = 4 << 30, 4
 """Bytes that are kept at most, and the part (one over it) of what is free on the disk for temporary files."""
 
 
 def states_limit() -> int:
-    """Bytes of hidden states that may be kept; 0 where there is no folder for temporary files."""
+    """Bytes of hidden states that may be kept; 0 where there is no folder for temporary files, or it is memory."""
     try:
-        return min(MOST, shutil.disk_usage(temporary_folder()).free // SHARE)
+        folder = temporary_folder().resolve()
+        mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+        if next((mounts[path] for path in (folder, *folder.parents) if path in mounts), None) in MEMORY:
+            return 0  # nobody has planned for them there
+        return min(MOST, shutil.disk_usage(folder).free // SHARE)
     except (MalmenError, OSError):
         return 0
 

@@ -120,6 +120,8 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     )
     # The checkpoint has been checked by now, which is counted apart.
     rates = replace(rates, start=max(0.0, start - counts.checkpoint / rates.digest))
+    asked, of_texts = counts.asked, max(1, counts.asked.texts)
+    job = replace(job, tokens=max(1, asked.encoder, asked.answer) / of_texts, labels=max(1, asked.labels) / of_texts)
     planned = footprint(model, found, job, dtype)
     return Reckoned(counts, rates, described(planned, placement), planned.total, sum(sizes_of(proposal.made)))
 
@@ -194,7 +196,7 @@ def _counts(
         largest_shard=max(sizes, default=0),
         editor=editor,
         kept=share,
-        noted=capture if len(fresh) == len(some) else Passes(),
+        noted=capture if proposal.editor.per_fact and len(fresh) == len(some) else Passes(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -132,9 +133,17 @@ def test_a_model_whose_first_block_is_edited_is_asked_as_a_whole(tmp_path: Path)
 
 
 def test_without_a_folder_for_temporary_files_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert states_limit() > 0
     monkeypatch.setattr("tempfile.tempdir", "/nowhere")
     assert states_limit() == 0
+
+
+@pytest.mark.parametrize(("kind", "kept"), [("ext4", True), ("tmpfs", False)])
+def test_in_memory_nothing_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, kept: bool) -> None:
+    mounts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype=kind)]
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
+    (tmp_path / "below").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "below"))
+    assert (states_limit() > 0) == kept
 
 
 def test_batches_are_as_large_as_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -237,3 +237,20 @@ def test_stored_rows_are_counted_as_they_will_be(family: str, dtype: Any, tmp_pa
     wanted = sorted(layer.new * layer.row_bytes for layer in counts.layers)
     # A pack has a header besides.
     assert all(0 <= size - count <= 256 for size, count in zip(found, wanted, strict=True))
+
+
+def test_long_texts_take_more_memory_than_short_ones(tmp_path: Path) -> None:
+    """Of a few facts, that is: of many, a batch has as many tokens whatever their length."""
+    from malmen_cli.operations.active import propose
+    from malmen_cli.operations.apply import ApplyOptions
+    from malmen_cli.operations.prediction import reckon
+
+    world = make_world(tmp_path)
+    short = make_facts(3)
+    long = [replace(fact, prompt="of the " * 15 + fact.prompt, rephrases=(), unrelated=()) for fact in short]
+    with world.ledger() as (ledger, model):
+        batches = [
+            reckon(ledger, propose(ledger, model, fact_set(facts), None), ApplyOptions()).memory["batch"]
+            for facts in (short, long)
+        ]
+    assert batches[1] > 1.5 * batches[0]
