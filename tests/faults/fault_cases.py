@@ -6,6 +6,7 @@ where it does: the same code from the ledger downwards. Those with torch are the
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ledger_world import apply, apply_draft, fact, make_world, revert, tiny
-from next_command import State, collected, data_added, settled, upgraded, workspace_made
+from next_command import State, collected, data_added, moved, settled, upgraded, workspace_made
 from recorded_commands import COMMANDS, workspace_in
 
 from malmen_cli.checkpoint.durable import write_all
@@ -87,6 +88,12 @@ def _applies(*facts: tuple[str, ...], sharded: bool = False) -> Callable[[Path],
                 apply(ledger, *map(fact, prompts))
 
     return prepare
+
+
+def _moved_by_hand(folder: Path) -> None:
+    """An edited model, and where it is now."""
+    _applies(("a",), sharded=True)(folder)
+    shutil.copytree(folder / "model", folder / "other")
 
 
 def _kept_ledger(file: Path, folder: Path) -> None:
@@ -202,6 +209,7 @@ CASES: dict[str, Case] = {
         "recover of a half-done apply, back", TWO, COMMANDS["settle: withdraw"].prepare, malmen("recover"), settled
     ),
     "register": Case("models add*", ONE, COMMANDS["register a model"].prepare, _known("register a model"), settled),
+    "move": Case("models move", TWO, _moved_by_hand, malmen("models", "move", "tiny", "{folder}/other"), moved),
     "init": Case(
         "init", "", COMMANDS["make a workspace"].prepare, malmen("init", "{folder}", workspace=False), workspace_made
     ),

@@ -73,6 +73,18 @@ def settled(folder: Path) -> State:
     return {name: files[name] for name in files if name not in left}, rows(workspace)
 
 
+def moved(folder: Path) -> State:
+    """The next writing command, wherever the model is now. A kill may have left a lock file in the other folder."""
+    workspace = workspace_in(folder)
+    with Ledger.open(workspace, writing=True) as ledger:
+        with writing(ledger, tiny(ledger), "the next command"):
+            pass
+        require_sound(ledger)
+    assert not strays(workspace)
+    files = {name: file_digests(folder / name) for name in ("model", "other")}
+    return {name: {k: v for k, v in of.items() if k != LOCK_NAME} for name, of in files.items()}, rows(workspace)
+
+
 def strays(workspace: Workspace) -> list[str]:
     """Files and folders of a workspace that belong to nothing and that `malmen gc` would not take either."""
     with Ledger.open(workspace) as ledger, ledger.read() as db:
