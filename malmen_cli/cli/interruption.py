@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and SIGHUP: the first one ends the command in words, with every `finally` run; a second Ctrl-C kills.
 
 Imports next to nothing, so that a signal is caught while the rest of the program, torch included, is being imported.
+What is raised within an import others may catch, or leave half a library behind: there it waits for the import's end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS = 130  # ExitCode.INTERRUPTED, without importing it
 SAME_REQUEST = 1.0  # seconds: `timeout` and closing terminals send a signal twice, which is no second request
 
+RETRY = 0.02  # seconds until an import is looked at again
+
 _first: tuple[int, float] | None = None  # the signal that ends this command, and when it came
 
 
@@ -34,6 +37,7 @@ def interruptible() -> Iterator[None]:
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, lambda _, frame: _raise(frame))
     sys.unraisablehook = _not_swallowed
     try:
         yield
@@ -42,16 +46,37 @@ def interruptible() -> Iterator[None]:
         sys.exit(STATUS)
 
 
+def insist() -> None:
+    """End the command where a signal has asked for it and somebody has made another error of that."""
+    if _first is not None:
+        raise _interruption()
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     global _first
     if _first is None:
         _first = (number, time.monotonic())
-        raise Interrupted(signal.Signals(number).name)
-    if number == signal.SIGINT or time.monotonic() - _first[1] > SAME_REQUEST:
+        _raise(frame)
+    elif number == signal.SIGINT or time.monotonic() - _first[1] > SAME_REQUEST:
         if sys.stderr is not None and sys.stderr.isatty():
             _say("\x1b[?25h")  # a progress bar hides the cursor
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+
+
+def _raise(frame: FrameType | None) -> None:
+    """Raise what ends the command, or have it tried again soon where a library is being imported."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            signal.setitimer(signal.ITIMER_REAL, RETRY)
+            return
+        frame = frame.f_back
+    raise _interruption()
+
+
+def _interruption() -> Interrupted:
+    assert _first is not None
+    return Interrupted(signal.Signals(_first[0]).name)
 
 
 def _not_swallowed(unraisable: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from malmen_cli import __version__
-from malmen_cli.cli.interruption import interruptible
+from malmen_cli.cli.interruption import insist, interruptible
 from malmen_cli.cli.output import complain, epilog, say
 from malmen_cli.cli.streams import prepare
 from malmen_cli.cli.verb_group import VerbGroup
@@ -90,6 +90,7 @@ def _status() -> int:
         say("malmen: nobody answered; nothing was done")
         return ExitCode.FAILED
     except Exception as error:
+        insist()
         return _failed(error)
 
 
