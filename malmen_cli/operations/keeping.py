@@ -9,17 +9,16 @@ from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_durably
-from malmen_cli.errors import UsageError
 from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS
-from malmen_cli.operations.layers import TensorLayer, layers_of
+from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 
 
 def chosen_layers(ledger: Ledger, model: ModelRecord, globs: Sequence[str] | None) -> list[TensorLayer]:
     """The layers that an editor is to edit: those of the registration, or those that globs over module paths name.
 
     Raises:
-        UsageError: others are named while facts are active. UnsupportedModel: layers that cannot be edited.
+        UnsupportedModel: layers that cannot be edited.
     """
     if globs is None:
         return layers_of(model.architecture)
@@ -27,13 +26,11 @@ def chosen_layers(ledger: Ledger, model: ModelRecord, globs: Sequence[str] | Non
     from malmen_cli.operations.matching import match_tensor, stored_dtype_of
 
     with ledger.read() as db:
-        state = store.state(db, model.id)
-    if any(digest != model.manifest.tensors[name].digest for name, digest in state.items()):
-        # Layers are matched with the files' tensors by value, and where facts are active the values are not the base's.
-        raise UsageError("other layers can be chosen only while no fact is active", remedy="Revert the entries first.")
+        # Layers are matched with the files' tensors by value; those that may be edited now have been matched before.
+        known = {layer.name: layer for layer in all_layers(db, model)}
     language_model = LanguageModel(model.path, layers=globs, dtype=stored_dtype_of(model.manifest))
     language_model.require_usable()
-    return [match_tensor(model.manifest, layer) for layer in language_model.layers]
+    return [known.get(layer.name) or match_tensor(model.manifest, layer) for layer in language_model.layers]
 
 
 def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:

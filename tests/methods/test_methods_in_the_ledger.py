@@ -185,6 +185,23 @@ class TestMixing:
             moved = rebase(ledger, model, asked, "malmen rebase", sample=0)
             assert moved.entry is not None and moved.editor.id != moved.former
 
+    def test_other_layers_while_facts_are_active(self, bare: World) -> None:
+        """They are matched with the files by value, and what is edited now has not the base's."""
+        asked, untouched = request("ft", layers=["transformer.h.*.mlp.c_proj"]), twin(bare)
+        files = file_digests(bare.checkpoint)
+        apply(bare, A, "ultraedit")
+        options = EvaluationOptions(method=asked, generate=False)
+        with bare.ledger() as (ledger, model), untouched.ledger() as (other_ledger, other):
+            found = evaluate_file(ledger, model, fact_set(B), options)
+            assert found.report == evaluate_file(other_ledger, other, fact_set(B), options).report
+            moved = rebase(ledger, model, asked, "malmen rebase", sample=0)
+            apply_facts(other_ledger, other, fact_set(A), ApplyOptions(method=asked, sample=0), "malmen apply")
+        assert moved.entry is not None
+        for name, tensor in tensors(bare).items():
+            assert torch.equal(tensor, tensors(untouched)[name]), name
+        bare.revert("#2")
+        assert sound(bare) and {k: v for k, v in file_digests(bare.checkpoint).items() if k in files} == files
+
     def test_another_running_text_is_another_editor(self, bare: World) -> None:
         first, second = (f"{words} " * 40 for words in ("The capital of France is Paris.", "Rivers run to the sea."))
         memit = method_named("memit")
