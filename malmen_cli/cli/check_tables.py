@@ -17,8 +17,8 @@ WIDTH = 44
 """Most characters of one text in a table."""
 
 
-def print_check(check: Check) -> None:
-    """The tables of one check, on stdout."""
+def print_check(check: Check, asked: str = "new") -> None:
+    """The tables of one check, on stdout; `asked`: what the facts are called that it asked first."""
     if check.answers:
         print_table(
             [[printable(text, WIDTH) for text in (a.prompt, a.target, a.before, a.after)] for a in check.answers],
@@ -37,7 +37,7 @@ def print_check(check: Check) -> None:
         print_table(
             [
                 (
-                    "new" if wrong.new else "earlier",
+                    asked if wrong.new else "earlier",
                     *(printable(text, WIDTH) for text in (wrong.prompt, wrong.target, wrong.answer)),
                 )
                 for wrong in check.wrong[:SHOWN_WRONG]

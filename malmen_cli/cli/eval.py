@@ -175,7 +175,7 @@ def evaluate(
     since are left out.
 
     Facts of a file with a prompt that the editor was trained on are left out. A --method without training needs no
-    editor: one is made in memory of the facts that are asked, and is kept nowhere.
+    editor: one is made in memory of the file's facts, drawn or not, and is kept nowhere.
 
     A report compares numbers of facts, and editors, on the same facts: the base is asked once, and a smaller number is
     a part of the next larger one. It holds each point as soon as it is made: the same command goes on with it.

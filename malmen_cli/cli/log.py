@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -32,7 +33,7 @@ def log(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show the ledger's entries, newest first.
+    """Show the ledger's entries, newest first; times are UTC.
 
     \b
     Examples:
@@ -49,8 +50,11 @@ def log(
         models |= {i: store.model_with_id(db, i) for i in {entry.model_id for entry in entries} - models.keys()}
         heads = {store.head(db, model_id).id for model_id in models}
         left: dict[str, frozenset[str]] = {}
+        kinds: dict[str, str] = {}
         for model_id in {entry.model_id for entry in entries}:
-            left |= remaining(store.fold(db, model_id))
+            history = store.fold(db, model_id)
+            left |= remaining(history)
+            kinds |= {entry.id: entry.kind for entry in history}
     if json:
         print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
     elif quiet:
@@ -67,7 +71,7 @@ def log(
                     entry.created_at[:19].replace("T", " "),
                     models[entry.model_id].name,
                     entry.kind,
-                    _what(entry),
+                    _what(entry, kinds),
                     _mark(entry, entry.id in heads, left.get(entry.id, frozenset())),
                 )
                 for entry in entries
@@ -83,7 +87,7 @@ def _mark(entry: Entry, is_head: bool, left: frozenset[str]) -> str:
     return " ".join([*(["HEAD"] if is_head else []), *(["reverted"] if gone else [])])
 
 
-def _what(entry: Entry) -> str:
+def _what(entry: Entry, kinds: Mapping[str, str]) -> str:
     facts = entry.details.get("facts", {})
     if entry.kind == "apply":
         after = entry.details.get("check", {}).get("after", {})
@@ -95,5 +99,7 @@ def _what(entry: Entry) -> str:
         return f"{plural(facts.get('active', 0), 'fact')} moved to editor {entry.editor_id}"
     if entry.kind == "revert":
         target = (entry.target or "").removeprefix("sha256:")[:10]
-        return f"{plural(facts.get('taken_out', 0), 'fact')} of {target} taken out, {facts.get('active')} active"
+        # What a revert had taken out is put back by reverting that.
+        fate = "put back" if kinds.get(entry.target or "") == "revert" else "taken out"
+        return f"{plural(facts.get('taken_out', 0), 'fact')} of {target} {fate}, {facts.get('active')} active"
     return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -56,6 +58,7 @@ def show(
         history = store.fold(db, owner.id)
         in_effect = remaining(history).get(entry.id, frozenset())
         edits = {fact.edit_digest for fact in active_facts(history).values()}
+        again = any(other.id == entry.target and other.kind == "revert" for other in history)
         held = holding(db, ledger.objects, owner, entry)
 
     def fate(fact: Fact) -> str:
@@ -98,7 +101,7 @@ def show(
             *([("editor", entry.editor_id)] if entry.editor_id else []),
             *([("former editor", str(entry.details.get("former_editor")))] if entry.kind == "rebase" else []),
             *([("source", printable(entry.source, limit=None))] if entry.source else []),
-            *([("facts", _facts(entry, len(listed), len(in_effect)))] if listed else []),
+            *([("facts", _facts(entry, [fate(fact) for fact in listed], again))] if listed else []),
             ("on disk", _on_disk(held)),
         ]
     )
@@ -148,12 +151,15 @@ def show(
             print(f"... and {len(listed) - facts} more (--facts {len(listed)})")
 
 
-def _facts(entry: Entry, listed: int, in_effect: int) -> str:
+def _facts(entry: Entry, fates: Sequence[str], again: bool) -> str:
+    """How many there are, and what became of them; `again`: a revert of a revert, which has put them back."""
+    counts = [f"{count} {fate}" for fate, count in Counter(filter(None, fates)).items()]
     if entry.kind == "revert":
-        return f"{listed} taken out of {(entry.target or '').removeprefix('sha256:')[:10]}" + (
-            "" if in_effect else "; this was reverted since"
-        )
-    return f"{listed}, of which {in_effect} not reverted"
+        target = (entry.target or "").removeprefix("sha256:")[:10]
+        counts = [] if "" in fates else ["reverted since"]
+        done = f"put back, which {target} had taken out" if again else f"taken out of {target}"
+        return "; ".join([f"{len(fates)} {done}", *counts])
+    return ", ".join([str(len(fates)), *counts])
 
 
 def _on_disk(held: Holding) -> str:

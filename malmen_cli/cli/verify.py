@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from malmen_cli.cli.options import (
     say_waiting,
 )
 from malmen_cli.cli.output import epilog, print_json, say, tell
-from malmen_cli.errors import ExitCode, MalmenError, OutdatedLedger
+from malmen_cli.errors import ExitCode, MalmenError, OutdatedLedger, UsageError
 from malmen_cli.ledger import Ledger, Workspace, find_workspace, store, verify_when_quiet
 from malmen_cli.ledger.records import ModelRecord
 from malmen_cli.ledger.verification import Verification
@@ -71,6 +72,8 @@ def verify(
     under way; where one does not finish within --lock-timeout, the verification ends as locked.
     """
     say_waiting()
+    if expect is not None and not re.fullmatch("[0-9a-f]{64}", _plain(expect)):
+        raise UsageError("--expect takes a whole digest, of 64 digits", remedy="malmen log -q prints ids as a whole")
     place = find_workspace(workspace)
     found = _verified(place, model, expect, quick, lock_timeout)
     if json:
@@ -125,7 +128,7 @@ def _expect_head(ledger: Ledger, chosen: ModelRecord | None, expected: str, foun
     """The expected digest is the id of the model's head, or of any model's where none was chosen."""
     with ledger.read() as db:
         heads = [store.head(db, model.id).id for model in (store.models(db) if chosen is None else [chosen])]
-    said = f"the head is {' or '.join(heads) or 'none'}, the anchor {found.anchor}"
+    said = f"{expected} was expected, the head is {' or '.join(heads) or 'none'}, the anchor {found.anchor}"
     found.expect(_plain(expected) in map(_plain, heads), "ledger", said)
 
 

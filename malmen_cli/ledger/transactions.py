@@ -31,7 +31,7 @@ from malmen_cli.ledger.registration import ensure_base_objects
 from malmen_cli.ledger.sidecar import check_sidecar, original_of, refresh_sidecar
 from malmen_cli.ledger.space import require_room
 
-_NOT_OURS = "something else changed the checkpoint: restore it, or register it as another model"
+_NOT_OURS = "something else changed the checkpoint: put its files back from a copy, or register a copy of it as another model"
 _BACKUP = "run malmen verify; restore the workspace from a backup"
 
 

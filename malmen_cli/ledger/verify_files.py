@@ -111,6 +111,9 @@ def verify_editor(ledger: Ledger, row: sqlite3.Row, found: Verification, quick: 
 def verify_checkpoint(model: ModelRecord, state: Mapping[str, str], found: Verification, quick: bool) -> None:
     """The model's folder against its manifest with the tensors of `state`; at a glance, its sizes and headers."""
     found.checked["checkpoints"] += 1
+    if not model.path.is_dir():
+        where = f"it is gone; where it was moved to, malmen models move {model.name} FOLDER says"
+        return found.report(f"checkpoint {model.path}", where)
     differences = _glance(model.path, model.manifest) if quick else check_checkpoint(model.path, model.manifest, state)
     for difference in differences:
         found.report(f"checkpoint {model.path}", difference)

@@ -63,7 +63,9 @@ def save_plan(path: Path, proposal: Proposal) -> None:
 
 
 def refuse_other_files(path: Path) -> None:
-    """Raises UsageError where there is anything at `path` but a plan that a newer one may replace."""
+    """Raises UsageError where there is anything at `path` but a plan that a newer one may replace, or no folder."""
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.absolute().parent}", remedy="Make it, or name another file.")
     if path.exists() or path.is_symlink():
         try:
             read_plan(path)

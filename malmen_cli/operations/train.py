@@ -31,6 +31,9 @@ from malmen_cli.training.rows import Split, split_rows
 ENDLESS = 0.5
 """Share of targets of several tokens from which it is said that their end is not supervised."""
 
+FEW_HELD_OUT = 8
+"""Held-out facts below which it is said how few choose the best step."""
+
 
 @dataclass(frozen=True)
 class TrainedEditor:
@@ -78,8 +81,9 @@ def train_editor(
     split = split_rows(
         facts.facts, language_model.tokenizing, share=config.held_out, largest=config.max_held_out, seed=config.seed
     )
-    if watcher is not None and (words := _endless(split, language_model.tokenizing, config)):
-        watcher.told(words)
+    if watcher is not None:
+        for words in _notes(split, language_model.tokenizing, config):
+            watcher.told(words)
     folder = run_folder(ledger, model, facts, config, chosen)
     if resume:
         require_state(language_model, config, folder)  # before anything is written into it
@@ -94,6 +98,17 @@ def train_editor(
             record = keep_editor(ledger, model, files)
         shutil.rmtree(folder, ignore_errors=True)
     return TrainedEditor(record, trained, split)
+
+
+def _notes(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> Iterator[str]:
+    """What to say before a training of these facts."""
+    if words := _endless(split, tokenizing, config):
+        yield words
+    if lent := sum(row.lent for row in split.train):
+        yield f"{lent:,} of {len(split.train):,} facts have no unrelated prompts: they are lent those of other facts"
+    if 0 < len(split.held_out) < FEW_HELD_OUT:
+        count = f"{len(split.held_out)} held-out fact{'' if len(split.held_out) == 1 else 's'}"
+        yield f"which step is the best is told by {count} alone: give more facts, or a larger held_out"
 
 
 def _endless(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> str | None:

@@ -307,7 +307,7 @@ class _Run:
     def validate(self) -> None:
         began = time.monotonic()
         validation = validate(self.validation_step, self.held_out, self.sizes)
-        best = validation.summary > self.progress.best
+        best = validation.summary >= self.progress.best  # of equals the one that has learned longest
         if best:
             self.best = {name: tensor.clone() for name, tensor in self.editor.tensors().items()}
             self.progress.best, self.progress.best_step = validation.summary, self.progress.step

@@ -9,7 +9,12 @@ import pytest
 from ledger_world import apply, fact, make_world, revert, tiny
 from program import run_here
 
-from malmen_cli.ledger import Ledger, store
+from malmen_cli.ledger import Entry, Ledger, store
+
+
+def entries_of(ledger: Ledger) -> list[Entry]:
+    with ledger.read() as db:
+        return store.entries(db, tiny(ledger).id)
 
 
 def test_what_was_superseded_or_reverted_is_not_in_effect(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -32,4 +37,20 @@ def test_what_was_superseded_or_reverted_is_not_in_effect(tmp_path: Path, capfd:
         assert shown() == [("Rome", True), ("Oslo", True)]
         revert(ledger, first)
         assert shown() == [("Rome", False), ("Oslo", False)]
-        assert "reverted" in run_here(capfd, "show", "#2", *place)[1]
+        assert "2, 2 reverted" in run_here(capfd, "show", "#2", *place)[1]
+
+
+def test_what_a_revert_of_a_revert_puts_back_is_said_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    workspace, _ = make_world(tmp_path)
+    place = ("--workspace", workspace.root)
+    with Ledger.open(workspace, writing=True) as ledger:
+        apply(ledger, fact("a"), fact("b"))
+        for number in (2, 3):
+            with ledger.read() as db:
+                entry = store.resolve_entry(db, f"#{number}", None)
+            revert(ledger, entry)
+        assert [e.kind for e in entries_of(ledger)] == ["revert", "revert", "apply", "register"]
+    said = run_here(capfd, "log", *place)[1].splitlines()
+    assert " put back, " in said[0] and " taken out, " in said[1]
+    assert "2 put back, which " in run_here(capfd, "show", "#4", *place)[1]
+    assert "2 taken out of " in (shown := run_here(capfd, "show", "#3", *place)[1]) and "reverted since" in shown

@@ -28,7 +28,7 @@ from malmen_cli.ledger.schema_upgrade import alembic_config, migration_engine, u
 
 KEPT = {path.stem.removeprefix("ledger_"): path for path in sorted(HERE.glob("ledger_*.sql"))}
 ABSENT = re.compile(
-    r"object [0-9a-f]{10}: is missing|editor .*does not hold an editor|checkpoint .* (missing|cannot be read)"
+    r"object [0-9a-f]{10}: is missing|editor .*does not hold an editor|checkpoint .* (missing|cannot be read|gone)"
 )
 TABLE = "R9: migrations, with a ledger of every revision"
 

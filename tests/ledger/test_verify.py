@@ -129,7 +129,7 @@ def test_a_lost_checkpoint_and_lost_editor_files(ledger: Ledger) -> None:
     tiny(ledger).path.rename(tiny(ledger).path.with_name("moved"))
     (ledger.workspace.editors / EDITOR / "editor.safetensors").unlink()
     found = problems(ledger)
-    assert "model.safetensors cannot be read" in found
+    assert "it is gone; where it was moved to, malmen models move tiny FOLDER says" in found
     assert f"editor {EDITOR}" in found
 
 

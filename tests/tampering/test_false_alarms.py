@@ -50,7 +50,7 @@ revert '#3'
 init .
 apply NOWHERE -> 2
 revert '#99' -> 2
-verify --expect 00 -> 12
+verify --expect 0000000000000000000000000000000000000000000000000000000000000000 -> 12
 """
 
 
