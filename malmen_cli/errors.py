@@ -97,6 +97,10 @@ class WrongBase(MalmenError):
     exit_code = ExitCode.WRONG_BASE
 
 
+NOT_OURS = "something else changed the checkpoint: put its files back, or register a copy of it as another model"
+"""The remedy for a checkpoint that is not as the ledger left it."""
+
+
 class StalePlan(MalmenError):
     """A saved plan was made for another state of the model."""
 

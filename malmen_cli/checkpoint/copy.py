@@ -12,7 +12,7 @@ from malmen_cli.checkpoint.manifest import Manifest, bare_name, check_checkpoint
 from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange, changes_by_file, copy_file, overwrite
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
-from malmen_cli.errors import WrongBase
+from malmen_cli.errors import NOT_OURS, WrongBase
 
 REPLACED = "base-"
 """Put before the name of a documentation file whose name `extra` takes."""
@@ -56,7 +56,7 @@ def copy_checkpoint(
         if differences:
             raise WrongBase(
                 f"{source} is not what the copy was to be made of: {'; '.join(differences[:5])}",
-                remedy="something else changed the checkpoint: restore it, or register it as another model",
+                remedy=NOT_OURS,
             )
         for name, data in extra.items():
             write_without_folder(part / bare_name(name), data)

@@ -26,7 +26,7 @@ from malmen_cli.checkpoint.durable import (
 )
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, open_regular
-from malmen_cli.errors import UnsafeFile, VerificationFailed, WrongBase
+from malmen_cli.errors import NOT_OURS, UnsafeFile, VerificationFailed, WrongBase
 
 PART = 8 << 20  # bytes that the kernel copies at a time, and the disk then begins to write
 _FICLONE = 0x40049409  # Linux: share the extents of one file with another
@@ -109,7 +109,7 @@ def overwrite(path: Path, descriptor: int, changes: Sequence[tuple[TensorChange,
         if found != change.before:
             raise WrongBase(
                 f"tensor {change.name} in {named} is {short(found)}, expected {short(change.before)}",
-                remedy="something else changed the checkpoint: restore it, or register it as another model",
+                remedy=NOT_OURS,
             )
     for change, slot in changes:
         write_all(descriptor, change.data, slot.start)

@@ -13,7 +13,7 @@ from malmen_cli.checkpoint.durable import Need, require_space
 from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.safetensors_file import read_tensor
-from malmen_cli.errors import UnsafeFile, UsageError, WrongBase
+from malmen_cli.errors import NOT_OURS, UnsafeFile, UsageError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import NOTHING_ACTIVE
 from malmen_cli.ledger.connection import insert
@@ -163,7 +163,7 @@ def _store_base(ledger: Ledger, folder: Path, manifest: Manifest, names: list[st
         if digest != _base_digest(manifest, name):
             raise WrongBase(
                 f"tensor {name} in {folder} is not as it is in the base",
-                remedy="something else changed the checkpoint: restore it, or register it as another model",
+                remedy=NOT_OURS,
             )
 
 

@@ -21,7 +21,7 @@ from malmen_cli.checkpoint.lock import checkpoint_lock, held_in_words, is_locked
 from malmen_cli.checkpoint.manifest import check_checkpoint
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
 from malmen_cli.checkpoint.safetensors_file import open_regular
-from malmen_cli.errors import Locked, MalmenError, UnsafeFile, VerificationFailed, WrongBase
+from malmen_cli.errors import NOT_OURS, Locked, MalmenError, UnsafeFile, VerificationFailed, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import EntryFacts, FactRef, active_digest, active_facts
 from malmen_cli.ledger.database import Ledger
@@ -31,7 +31,6 @@ from malmen_cli.ledger.registration import ensure_base_objects
 from malmen_cli.ledger.sidecar import check_sidecar, original_of, refresh_sidecar
 from malmen_cli.ledger.space import require_room
 
-_NOT_OURS = "something else changed the checkpoint: put its files back from a copy, or register a copy of it as another model"
 _BACKUP = "run malmen verify; restore the workspace from a backup"
 
 
@@ -133,7 +132,7 @@ def _require_state(model: ModelRecord, state: Mapping[str, str]) -> None:
     differences = check_checkpoint(model.path, model.manifest, state)
     if differences:
         listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise WrongBase(f"{model.path} is not as the ledger left it: {listed}", remedy=_NOT_OURS)
+        raise WrongBase(f"{model.path} is not as the ledger left it: {listed}", remedy=NOT_OURS)
 
 
 def commit_entry(ledger: Ledger, draft: EntryDraft, base: Sequence[str] = ()) -> Entry:
@@ -351,7 +350,7 @@ def _before_or_after(model: ModelRecord, entry: Entry, deltas: Sequence[Paramete
         if found[delta.tensor] not in (delta.before, delta.after):
             raise WrongBase(
                 f"tensor {delta.tensor} in {model.path} is neither as before nor as after the interrupted {entry.kind}",
-                remedy=_NOT_OURS,
+                remedy=NOT_OURS,
             )
     return found
 
@@ -365,7 +364,7 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
             with open_regular(model.path / name):
                 pass
             if digest_file(model.path / name, 0, weights.header_size) != weights.header_digest:
-                raise WrongBase(f"the header of {model.path / name} was changed", remedy=_NOT_OURS)
+                raise WrongBase(f"the header of {model.path / name} was changed", remedy=NOT_OURS)
         found = {}
         for delta in deltas:
             slot = manifest.slot(delta.tensor)
@@ -373,7 +372,7 @@ def _digests_now(model: ModelRecord, deltas: Sequence[ParameterDelta]) -> dict[s
             found[delta.tensor] = digest_file(path, slot.start, slot.length)
         return found
     except (OSError, UnsafeFile) as error:
-        raise WrongBase(f"{model.path} cannot be read: {error}", remedy=_NOT_OURS) from error
+        raise WrongBase(f"{model.path} cannot be read: {error}", remedy=NOT_OURS) from error
 
 
 def is_edited(model: ModelRecord, state: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.checkpoint.manifest import TensorRecord
 from malmen_cli.checkpoint.safetensors_file import read_tensor
-from malmen_cli.errors import UnsupportedModel, WrongBase
+from malmen_cli.errors import NOT_OURS, UnsupportedModel, WrongBase
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.ledger.objects import ObjectStore
 
@@ -51,7 +51,7 @@ def base_tensor(ledger: Ledger, model: ModelRecord, tensor: str) -> Tensor:
     if digest_bytes(data) != record.digest:
         raise WrongBase(
             f"tensor {tensor} in {model.path} is not as it is in the base",
-            remedy="something else changed the checkpoint: restore it, or register it as another model",
+            remedy=NOT_OURS,
         )
     return from_bytes(data, torch_dtype(record.dtype), record.shape)
 
