@@ -97,7 +97,7 @@ class WrongBase(MalmenError):
     exit_code = ExitCode.WRONG_BASE
 
 
-NOT_OURS = "something else changed the checkpoint: put its files back, or register a copy of it as another model"
+NOT_OURS = "something else changed the checkpoint: run malmen recover --restore, or register a copy as another model"
 """The remedy for a checkpoint that is not as the ledger left it."""
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from malmen_cli.cli.options import (
@@ -15,7 +17,7 @@ from malmen_cli.cli.options import (
     short_id,
 )
 from malmen_cli.cli.output import complain, epilog, plural, print_json, say
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import NOT_OURS, ExitCode
 from malmen_cli.facts import printable
 from malmen_cli.ledger import store
 from malmen_cli.ledger.recovery import Recovery
@@ -40,6 +42,9 @@ def register(app: typer.Typer) -> None:
 
 def recover(
     model: OnlyModelOption = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Put edited layers back where something else has changed them.")
+    ] = False,
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -51,16 +56,20 @@ def recover(
     Examples:
       malmen recover
       malmen recover --model gpt2
+      malmen recover --restore                  # after something else wrote over the edited checkpoint
 
     Every writing command does this first; recover does it alone, for every model unless one is named. It removes
     temporary files that were left beside the weights, and says whether the checkpoint is as the ledger's head says.
+
+    The ledger keeps the bytes of edited layers, and no others: --restore writes them over whatever is there, if that
+    makes the checkpoint what the head says, and writes nothing else.
     """
     from malmen_cli.operations.models import find_model
 
     with open_ledger(workspace, writing=True) as ledger:
         with ledger.read() as db:
             chosen = store.models(db) if model is None else [find_model(db, model)]
-        found = [recover_model(ledger, record, command_line(), lock_timeout) for record in chosen]
+        found = [recover_model(ledger, record, command_line(), lock_timeout, restore=restore) for record in chosen]
     if json:
         print_json([_as_json(recovery) for recovery in found])
     elif quiet:
@@ -90,10 +99,12 @@ def _show(found: list[Recovery]) -> None:
             print(f"{name}: nothing to settle")
         if recovery.leftovers:
             print(f"{name}: {plural(len(recovery.leftovers), 'temporary file')} removed")
+        if recovery.restored:
+            print(f"{name}: {plural(len(recovery.restored), 'tensor')} restored")
         for difference in recovery.differences:
             print(f"{name}: {printable(difference, limit=None)}")
         if recovery.differences:
-            say(f"{name} is not as its ledger left it: restore the folder, or register it as another model")
+            say(f"{name} is not as its ledger left it; {NOT_OURS}")
 
 
 def _as_json(recovery: Recovery) -> dict[str, object]:
@@ -104,6 +115,7 @@ def _as_json(recovery: Recovery) -> dict[str, object]:
         if settlement is None
         else {"entry": settlement.entry.id, "kind": settlement.entry.kind, "outcome": settlement.outcome},
         "leftovers": recovery.leftovers,
+        "restored": recovery.restored,
         "differences": recovery.differences,
         "error": None if recovery.error is None else recovery.error.message,
     }

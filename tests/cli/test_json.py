@@ -180,7 +180,15 @@ SESSION: list[tuple[str, Any]] = [
             **{"quick": YES_NO, "anchor": TEXT},
         },
     ),
-    ("recover", [{"model": TEXT, "settled": ANY, "leftovers": list, "differences": [TEXT], "error": MAYBE_TEXT}]),
+    (
+        "recover",
+        [
+            {
+                **{"model": TEXT, "settled": ANY, "leftovers": list, "restored": [TEXT], "differences": [TEXT]},
+                "error": MAYBE_TEXT,
+            }
+        ],
+    ),
     ("gc --states --dry-run", COLLECTED),
     ("gc --states --yes", COLLECTED),
     (

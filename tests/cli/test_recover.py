@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tiny_models import World, make_facts, make_world, run_malmen
 
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.lock import checkpoint_lock
+from malmen_cli.checkpoint.safetensors_file import read_header
 
 
 @pytest.fixture
@@ -46,7 +48,8 @@ def test_nothing_to_settle(world: World) -> None:
     code, out, err = run_malmen(world, "recover")
     assert (code, out, err) == (0, "tiny: nothing to settle\n", "")
     code, out, _ = run_malmen(world, "recover", "--json")
-    assert json.loads(out) == [{"model": "tiny", "settled": None, "leftovers": [], "differences": [], "error": None}]
+    nothing: dict[str, object] = {"leftovers": [], "restored": [], "differences": [], "error": None}
+    assert json.loads(out) == [{"model": "tiny", "settled": None, **nothing}]
     assert run_malmen(world, "recover", "-q")[:2] == (0, "")
 
 
@@ -82,6 +85,56 @@ def test_a_checkpoint_that_is_not_the_heads_is_13_and_located(world: World) -> N
     code, out, err = run_malmen(world, "recover")
     assert code == 13 and "config.json was changed" in out and "not as its ledger left it" in err
     assert json.loads(run_malmen(world, "recover", "--json")[1])[0]["differences"]
+
+
+@pytest.fixture
+def edited(world: World) -> dict[str, str]:
+    """Digests of the base's files; the world is edited then."""
+    before = file_digests(world.checkpoint)
+    shutil.copytree(world.checkpoint, world.checkpoint.with_name("base"))
+    world.apply(*make_facts(2))
+    return before
+
+
+def test_the_base_over_an_edited_checkpoint_is_written_over(world: World, edited: dict[str, str]) -> None:
+    held = file_digests(world.checkpoint)
+    for path in world.checkpoint.with_name("base").glob("*.safetensors"):
+        shutil.copy(path, world.checkpoint)
+    (world.checkpoint / ".malmen.json").unlink()
+    assert run_malmen(world, "revert", "HEAD")[0] == 13
+    code, out, err = run_malmen(world, "recover", "--restore")
+    assert code == 0 and "tensors restored" in out and not err
+    assert file_digests(world.checkpoint) == held
+    assert run_malmen(world, "recover", "--restore")[1] == "tiny: nothing to settle\n"
+    assert run_malmen(world, "revert", "HEAD")[0] == 0
+    assert file_digests(world.checkpoint) == edited
+
+
+@pytest.mark.parametrize("what", ["config.json", "another tensor", "a header", "a shard"])
+def test_what_the_ledger_does_not_keep_is_not_half_restored(world: World, edited: dict[str, str], what: str) -> None:
+    """Beside a change that could be taken back."""
+    shards = sorted(world.checkpoint.glob("*.safetensors"))
+    [first] = (shard for shard in shards if "transformer.wte.weight" in read_header(shard).slots)
+    second = next(s for s in shards if any("c_proj" in name for name in read_header(s).slots) and s != first)
+    shutil.copy(world.checkpoint.with_name("base") / second.name, second)
+    name, offset = {
+        "config.json": (world.checkpoint / "config.json", 0),
+        "another tensor": (first, read_header(first).slots["transformer.wte.weight"].start),
+        "a header": (first, 9),
+        "a shard": (first, 0),
+    }[what]
+    if what == "a shard":
+        name.unlink()
+    else:
+        with name.open("r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte[0] ^ 1]))
+    before = file_digests(world.checkpoint)
+    code, out, err = run_malmen(world, "recover", "--restore")
+    assert code == 13 and "restored" not in out and "cannot be restored" in err and name.name in err
+    assert file_digests(world.checkpoint) == before
 
 
 def test_a_locked_checkpoint_is_11(world: World) -> None:

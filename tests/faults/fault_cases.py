@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ledger_world import apply, apply_draft, fact, make_world, revert, tiny
-from next_command import State, collected, data_added, moved, settled, upgraded, workspace_made
+from next_command import State, collected, data_added, moved, restored, settled, upgraded, workspace_made
 from recorded_commands import COMMANDS, workspace_in
 
 from malmen_cli.checkpoint.durable import write_all
@@ -94,6 +94,16 @@ def _moved_by_hand(folder: Path) -> None:
     """An edited model, and where it is now."""
     _applies(("a",), sharded=True)(folder)
     shutil.copytree(folder / "model", folder / "other")
+
+
+def _written_over(folder: Path) -> None:
+    """An edited model over which somebody has written the base."""
+    make_world(folder, sharded=True)
+    base = {path: path.read_bytes() for path in (folder / "model").glob("*.safetensors")}
+    with Ledger.open(workspace_in(folder), writing=True) as ledger:
+        apply(ledger, fact("a"))
+    for path, data in base.items():
+        path.write_bytes(data)
 
 
 def _kept_ledger(file: Path, folder: Path) -> None:
@@ -208,6 +218,7 @@ CASES: dict[str, Case] = {
     "recover, back": Case(
         "recover of a half-done apply, back", TWO, COMMANDS["settle: withdraw"].prepare, malmen("recover"), settled
     ),
+    "restore": Case("recover --restore", TWO, _written_over, malmen("recover", "--restore"), restored),
     "register": Case("models add*", ONE, COMMANDS["register a model"].prepare, _known("register a model"), settled),
     "move": Case("models move", TWO, _moved_by_hand, malmen("models", "move", "tiny", "{folder}/other"), moved),
     "init": Case(

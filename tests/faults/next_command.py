@@ -19,6 +19,7 @@ from malmen_cli.checkpoint.lock import LOCK_NAME
 from malmen_cli.ledger import Ledger, Workspace, create_workspace, seals, store, verify_ledger, writing
 from malmen_cli.ledger.collection import collectable
 from malmen_cli.ledger.connection import SCHEMA_REVISION, connect, schema_revision
+from malmen_cli.ledger.recovery import recover
 
 State = object
 
@@ -71,6 +72,21 @@ def settled(folder: Path) -> State:
     nobodys = strays(workspace)
     assert not nobodys, f"left behind, and no gc would take it: {nobodys}"
     return {name: files[name] for name in files if name not in left}, rows(workspace)
+
+
+def restored(folder: Path) -> State:
+    """The same command again: every shard is somebody else's or as the head says, and then all are."""
+    workspace = workspace_in(folder)
+    found = file_digests(folder / "model")
+    with Ledger.open(workspace, writing=True) as ledger:
+        recovery = recover(ledger, tiny(ledger), "malmen recover --restore", restore=True)
+        assert recovery.error is None and not recovery.differences
+        require_sound(ledger)
+    assert not strays(workspace)
+    files = file_digests(folder / "model")
+    assert not [name for name in files if Path(name).name.startswith(TEMPORARY) or Path(name).name == LOCK_NAME]
+    assert found.keys() - files.keys() <= {name for name in found if TEMPORARY in name or LOCK_NAME in name}
+    return files, rows(workspace)
 
 
 def moved(folder: Path) -> State:
