@@ -136,7 +136,9 @@ def evaluate(
     sample: Annotated[int, typer.Option("--sample", min=0, help="Show answers to so many facts.")] = 5,
     by: Annotated[
         GroupBy,
-        typer.Option("--by", help="Show the worst groups of facts by tag, by the prompt's wording, or by target."),
+        typer.Option(
+            "--by", help="Show the worst groups, of five facts or more, by tag, by the prompt's wording, or by target."
+        ),
     ] = "tag",
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Keep scores and answers in the ledger, or nothing.")

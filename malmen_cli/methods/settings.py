@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from malmen_cli.config import RunSettings, resolve
 from malmen_cli.methods.registry import Method
@@ -19,6 +19,11 @@ class MethodSettings(RunSettings):
 
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     layers: tuple[str, ...] | None = None  # globs over module paths; None: those of the registration, or some of them
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _one(cls, layers: object) -> object:
+        return (layers,) if isinstance(layers, str) else layers
 
 
 class UltraEditSettings(MethodSettings):

@@ -115,7 +115,8 @@ def model_card(
         lines.append(f"- rank {record['rank']}, relative error of the shift {record['relative_error']:.2%} at most")
     if scores and scores.get("ES") is not None:
         parts = [f"{key} {scores[key]:.3f}" for key in ("ES", "GS", "LS") if scores.get(key) is not None]
-        lines.append(f"- scores of the entry's facts when it was applied: {', '.join(parts)}")
+        of_what = ", of the whole shift and not of this adapter" if kind == "lora" else ""
+        lines.append(f"- scores of the entry's facts when it was applied{of_what}: {', '.join(parts)}")
     if facts:
         listed = [f"    {printable(fact.prompt)} -> {printable(fact.target)}" for fact in facts[:LISTED]]
         more = [f"    ... and {count - len(listed):,} more"] if count > len(listed) else []

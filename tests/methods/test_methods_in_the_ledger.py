@@ -187,7 +187,7 @@ class TestMixing:
 
     def test_other_layers_while_facts_are_active(self, bare: World) -> None:
         """They are matched with the files by value, and what is edited now has not the base's."""
-        asked, untouched = request("ft", layers=["transformer.h.*.mlp.c_proj"]), twin(bare)
+        asked, untouched = request("ft", layers="transformer.h.*.mlp.c_proj"), twin(bare)
         files = file_digests(bare.checkpoint)
         apply(bare, A, "ultraedit")
         options = EvaluationOptions(method=asked, generate=False)
