@@ -40,9 +40,10 @@ def file(tmp_path: Path) -> Path:
 def printed(world: World, *arguments: str | Path) -> tuple[str, str]:
     """Standard output and standard error of a run that succeeds, in this process."""
     out, err = StringIO(), StringIO()
-    quick = ("--max-new-tokens", "3", "--workspace", str(world.workspace.root))
+    quick = () if "--no-generate" in arguments else ("--max-new-tokens", "3")
+    place = ("--workspace", str(world.workspace.root))
     with redirect_stdout(out), redirect_stderr(err):
-        app(["eval", *map(str, arguments), *quick], standalone_mode=False)
+        app(["eval", *map(str, arguments), *quick, *place], standalone_mode=False)
     return out.getvalue(), err.getvalue()
 
 

@@ -114,10 +114,10 @@ def test_training_ends_and_goes_on(world: World) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(ignoring, env=environment(), **pipes) as process:
         assert process.stderr is not None
-        while "held-out" not in (line := process.stderr.readline()):
+        while "held-out ES" not in (line := process.stderr.readline()):
             assert line, process.communicate()
         process.send_signal(signal.SIGHUP)
-        assert "held-out" in process.stderr.readline() + process.stderr.readline()
+        assert "held-out ES" in process.stderr.readline() + process.stderr.readline()
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (ExitCode.INTERRUPTED, "")
