@@ -41,9 +41,12 @@ def interruptible() -> Iterator[None]:
     sys.unraisablehook = _not_swallowed
     try:
         yield
+        insist()
     except Interrupted as interruption:
         _say(f"malmen: interrupted ({interruption}); the next command settles whatever was under way\n")
         sys.exit(STATUS)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def insist() -> None:
@@ -83,6 +86,9 @@ def _not_swallowed(unraisable: Any) -> None:
     """Python only reports what a callback raises. An interruption must not be lost so: the state can be recovered."""
     if not isinstance(unraisable.exc_value, Interrupted):
         sys.__unraisablehook__(unraisable)
+        return
+    if not sys.is_finalizing():
+        signal.setitimer(signal.ITIMER_REAL, RETRY)  # once more, where somebody is above it
         return
     _say(f"malmen: interrupted ({unraisable.exc_value}); the next command settles whatever was under way\n")
     os._exit(STATUS)

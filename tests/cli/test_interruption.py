@@ -159,15 +159,19 @@ with interruptible():
 """
 
 SWALLOWED = """
-import os, signal
+import os, signal, time
 from malmen_cli.cli.interruption import interruptible
 class Thing:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
         [None for _ in range(1000)]
 with interruptible():
-    Thing()
-    print("still here")
+    try:
+        Thing()
+        time.sleep({})
+        print("still here")
+    finally:
+        print("tidied up", flush=True)
 """
 
 
@@ -193,10 +197,13 @@ class TestTwoSignals:
         """`timeout` signals its child, then the child's group."""
         assert self.run(signal.SIGTERM, signal.SIGTERM, 0.5) == (ExitCode.INTERRUPTED, LINE.format("SIGTERM"))
 
-    def test_an_interruption_is_not_lost_in_a_callback(self) -> None:
-        done = subprocess.run([sys.executable, "-c", SWALLOWED], env=environment(), capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (ExitCode.INTERRUPTED, "")
-        assert done.stderr == LINE.format("SIGTERM")
+    @pytest.mark.parametrize("seconds", [20, 0])
+    def test_an_interruption_is_not_lost_in_a_callback(self, seconds: int) -> None:
+        """And what is to be tidied up is: where it came to its end before, all the same."""
+        code = [sys.executable, "-c", SWALLOWED.format(seconds)]
+        done = subprocess.run(code, env=environment(), capture_output=True, text=True, timeout=60)
+        said = "tidied up\n" if seconds else "still here\ntidied up\n"
+        assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, said, LINE.format("SIGTERM"))
 
 
 IMPORTED = """
