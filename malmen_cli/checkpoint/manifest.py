@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -164,6 +164,12 @@ def check_checkpoint(folder: Path, manifest: Manifest, state: Mapping[str, str])
                 f"tensor {tensor} in {record.file} was changed (is {short(digest)}, expected {short(expected)})"
             )
     return differences + other_differences(folder, manifest)
+
+
+def listed(differences: Sequence[str], most: int = 5) -> str:
+    """The first of some differences, and how many more there are, for an error's words."""
+    more = len(differences) - most
+    return "; ".join(differences[:most]) + (f"; and {more} more" if more > 0 else "")
 
 
 def other_differences(folder: Path, manifest: Manifest) -> list[str]:

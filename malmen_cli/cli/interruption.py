@@ -52,7 +52,7 @@ def interruptible() -> Iterator[None]:
 def insist() -> None:
     """End the command where a signal has asked for it and somebody has made another error of that."""
     if _first is not None:
-        raise _interruption()
+        raise Interrupted(signal.Signals(_first[0]).name)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -74,12 +74,7 @@ def _raise(frame: FrameType | None) -> None:
             signal.setitimer(signal.ITIMER_REAL, RETRY)
             return
         frame = frame.f_back
-    raise _interruption()
-
-
-def _interruption() -> Interrupted:
-    assert _first is not None
-    return Interrupted(signal.Signals(_first[0]).name)
+    insist()
 
 
 def _not_swallowed(unraisable: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from malmen_cli.checkpoint.durable import fsync_folder, remove_leftovers
-from malmen_cli.checkpoint.manifest import check_checkpoint, other_differences, tensor_digests
+from malmen_cli.checkpoint.manifest import check_checkpoint, listed, other_differences, tensor_digests
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
 from malmen_cli.errors import MalmenError, WrongBase
 from malmen_cli.ledger import store
@@ -53,7 +53,9 @@ def recover(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
             with ledger.read() as db:
                 state = store.state(db, model.id)
             restored = _restore(ledger, model, state) if restore else []
-            differences = check_checkpoint(model.path, model.manifest, state)
+            # What was looked through, and nothing put back, is as the head says.
+            looked = restore and not restored
+            differences = [] if looked else check_checkpoint(model.path, model.manifest, state)
             return Recovery(model, settlement, leftovers, restored, differences)
     except MalmenError as error:
         return Recovery(model, error=error)
@@ -69,9 +71,8 @@ def _restore(ledger: Ledger, model: ModelRecord, state: Mapping[str, str]) -> li
     lost = [name for name in changed if not ledger.objects.contains(wanted[name])]
     others += [f"tensor {name} in {manifest.tensors[name].file}, whose bytes are not kept" for name in lost]
     if others:
-        listed = "; ".join(others[:5]) + (f"; and {len(others) - 5} more" if len(others) > 5 else "")
         raise WrongBase(
-            f"{model.path} cannot be restored: other things than edited layers differ: {listed}",
+            f"{model.path} cannot be restored: other things than edited layers differ: {listed(others)}",
             remedy="put the model's own files back from a copy, then run malmen recover --restore",
         )
     if changed:

@@ -53,7 +53,8 @@ def move_model(
         require_own(ledger, moved)
         require_settleable(ledger, moved)  # settled elsewhere, an interrupted entry would be lost to its own folder
         settlement = settle(ledger, moved)
-        require_as_head(ledger, moved)
+        if settlement is not None:  # else it has just been looked through
+            require_as_head(ledger, moved)
         with ledger.write() as db:
             db.execute("UPDATE models SET path = ? WHERE id = ?", (str(folder), model.id))
             state = store.state(db, model.id)

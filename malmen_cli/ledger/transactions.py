@@ -18,7 +18,7 @@ from typing import Literal
 from malmen_cli.checkpoint.digests import canonical_json, digest_file, is_digest, short
 from malmen_cli.checkpoint.durable import fsync_folder, fsync_path, remove_leftovers
 from malmen_cli.checkpoint.lock import checkpoint_lock, held_in_words, is_locked, require_held
-from malmen_cli.checkpoint.manifest import check_checkpoint
+from malmen_cli.checkpoint.manifest import check_checkpoint, listed
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
 from malmen_cli.checkpoint.safetensors_file import open_regular
 from malmen_cli.errors import NOT_OURS, Locked, MalmenError, UnsafeFile, VerificationFailed, WrongBase
@@ -131,8 +131,7 @@ def _require_state(model: ModelRecord, state: Mapping[str, str]) -> None:
     """Raises WrongBase naming every difference."""
     differences = check_checkpoint(model.path, model.manifest, state)
     if differences:
-        listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise WrongBase(f"{model.path} is not as the ledger left it: {listed}", remedy=NOT_OURS)
+        raise WrongBase(f"{model.path} is not as the ledger left it: {listed(differences)}", remedy=NOT_OURS)
 
 
 def commit_entry(ledger: Ledger, draft: EntryDraft, base: Sequence[str] = ()) -> Entry:

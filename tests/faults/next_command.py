@@ -10,13 +10,12 @@ from contextlib import closing
 from pathlib import Path
 
 from ledger_world import tiny
-from recorded_commands import COMMANDS, workspace_in
+from recorded_commands import COMMANDS, left_behind, require_sound, settled_by_the_next, workspace_in
 from safetensors_folders import file_digests
 
 from malmen_cli.checkpoint.digests import is_digest, tag
-from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.lock import LOCK_NAME
-from malmen_cli.ledger import Ledger, Workspace, create_workspace, seals, store, verify_ledger, writing
+from malmen_cli.ledger import Ledger, Workspace, create_workspace, seals, store, writing
 from malmen_cli.ledger.collection import collectable
 from malmen_cli.ledger.connection import SCHEMA_REVISION, connect, schema_revision
 from malmen_cli.ledger.recovery import recover
@@ -67,7 +66,7 @@ def settled(folder: Path) -> State:
                 pass
         require_sound(ledger)
     files = file_digests(folder / "model")
-    left = [name for name in files if Path(name).name.startswith(TEMPORARY) or Path(name).name == LOCK_NAME]
+    left = left_behind(files)
     assert not (left and registered), f"left behind: {left}"
     nobodys = strays(workspace)
     assert not nobodys, f"left behind, and no gc would take it: {nobodys}"
@@ -84,18 +83,14 @@ def restored(folder: Path) -> State:
         require_sound(ledger)
     assert not strays(workspace)
     files = file_digests(folder / "model")
-    assert not [name for name in files if Path(name).name.startswith(TEMPORARY) or Path(name).name == LOCK_NAME]
-    assert found.keys() - files.keys() <= {name for name in found if TEMPORARY in name or LOCK_NAME in name}
+    assert not left_behind(files)
+    assert found.keys() - files.keys() <= set(left_behind(found))
     return files, rows(workspace)
 
 
 def moved(folder: Path) -> State:
     """The next writing command, wherever the model is now. A kill may have left a lock file in the other folder."""
-    workspace = workspace_in(folder)
-    with Ledger.open(workspace, writing=True) as ledger:
-        with writing(ledger, tiny(ledger), "the next command"):
-            pass
-        require_sound(ledger)
+    workspace = settled_by_the_next(folder)
     assert not strays(workspace)
     files = {name: file_digests(folder / name) for name in ("model", "other")}
     return {name: {k: v for k, v in of.items() if k != LOCK_NAME} for name, of in files.items()}, rows(workspace)
@@ -117,11 +112,6 @@ def strays(workspace: Workspace) -> list[str]:
         if not (name in known or is_object or is_editor or is_taken):
             found.append(name)
     return found
-
-
-def require_sound(ledger: Ledger) -> None:
-    problems = verify_ledger(ledger).problems
-    assert not problems, "; ".join(map(str, problems))
 
 
 def workspace_made(folder: Path) -> State:

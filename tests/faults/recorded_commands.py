@@ -12,7 +12,7 @@ import json
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,18 +112,29 @@ def _session(folder: Path) -> Iterator[None]:
 
 def inspect_entries(folder: Path) -> State:
     """Settled, sound, nothing left lying about, and in one of the states that the ledger knows."""
-    workspace = workspace_in(folder)
-    with Ledger.open(workspace, writing=True) as ledger:
-        with writing(ledger, tiny(ledger), "the next command"):
-            pass
-        _require_sound(ledger)
+    workspace = settled_by_the_next(folder)
     files = file_digests(folder / "model")
-    left = [name for name in files if Path(name).name.startswith(TEMPORARY) or Path(name).name == LOCK_NAME]
+    left = left_behind(files)
     assert not left, f"left behind: {left}"
     return files, dump(workspace)
 
 
-def _require_sound(ledger: Ledger) -> None:
+def settled_by_the_next(folder: Path) -> Workspace:
+    """The next writing command: it settles, and everything verifies."""
+    workspace = workspace_in(folder)
+    with Ledger.open(workspace, writing=True) as ledger:
+        with writing(ledger, tiny(ledger), "the next command"):
+            pass
+        require_sound(ledger)
+    return workspace
+
+
+def left_behind(files: Iterable[str]) -> list[str]:
+    """Of the files of a checkpoint's folder, temporary ones and locks."""
+    return [name for name in files if Path(name).name.startswith(TEMPORARY) or Path(name).name == LOCK_NAME]
+
+
+def require_sound(ledger: Ledger) -> None:
     problems = verify_ledger(ledger).problems
     assert not problems, "; ".join(map(str, problems))
 
@@ -199,7 +210,7 @@ def _inspect_registration(folder: Path) -> State:
     """Registered or not; where not, the same command registers it."""
     workspace = workspace_in(folder)
     with Ledger.open(workspace, writing=True) as ledger:
-        _require_sound(ledger)
+        require_sound(ledger)
     found = dump(workspace)
     if not found["models"]:
         for _ in _register(folder):
@@ -224,7 +235,7 @@ def _inspect_workspace(folder: Path) -> State:
     found = dump(workspace) if whole else None
     create_workspace(folder)
     with Ledger.open(workspace) as ledger:
-        _require_sound(ledger)
+        require_sound(ledger)
     assert found in (None, dump(workspace))
     return found
 
@@ -271,7 +282,7 @@ def _add_data(folder: Path) -> Iterator[None]:
 def inspect_rows(folder: Path) -> State:
     workspace = workspace_in(folder)
     with Ledger.open(workspace, writing=True) as ledger:
-        _require_sound(ledger)
+        require_sound(ledger)
     return dump(workspace)
 
 
@@ -314,7 +325,7 @@ def _collect(folder: Path) -> Iterator[None]:
 def _inspect_collection(folder: Path) -> State:
     """However much was dropped: sound, the checkpoint untouched; gc can go on, and every revert can be made."""
     with Ledger.open(workspace_in(folder), writing=True) as ledger:
-        _require_sound(ledger)
+        require_sound(ledger)
         all_dropped = collectable(ledger, SCOPES) == []
         collect(ledger, collectable(ledger, SCOPES), "malmen gc")
         assert collectable(ledger, SCOPES) == []
@@ -322,7 +333,7 @@ def _inspect_collection(folder: Path) -> State:
             first = store.resolve_entry(db, "#2")
         files = file_digests(folder / "model")
         revert(ledger, first)
-        _require_sound(ledger)
+        require_sound(ledger)
     return all_dropped, files
 
 

@@ -16,9 +16,9 @@ from malmen_cli.facts import Fact
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.comparison import compare, contenders
 from malmen_cli.operations.comparison_bench import first_answers
-from malmen_cli.operations.draws import drawn
+from malmen_cli.operations.draws import choose, drawn
 from malmen_cli.operations.evaluated import EvaluationOptions
-from malmen_cli.operations.evaluation import choose, evaluate_file
+from malmen_cli.operations.evaluation import evaluate_file
 from malmen_cli.operations.method_editors import MethodRequest
 from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
