@@ -21,8 +21,8 @@ from malmen_cli.cli.options import (
 )
 from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
-from malmen_cli.facts import Fact, printable
-from malmen_cli.ledger import Entry, Holding, active_facts, holding, remaining, store
+from malmen_cli.facts import printable
+from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -46,6 +46,7 @@ def show(
       malmen show HEAD~1 --facts 1000
       malmen show 4f2a91 --json
     """
+    from malmen_cli.operations.active import reference
     from malmen_cli.operations.models import find_model
 
     with open_ledger(workspace) as ledger, ledger.read() as db:
@@ -56,16 +57,10 @@ def show(
         deltas = store.deltas_of(db, entry.id)
         listed = store.facts_of(db, entry)
         history = store.fold(db, owner.id)
-        in_effect = remaining(history).get(entry.id, frozenset())
-        edits = {fact.edit_digest for fact in active_facts(history).values()}
+        # An interrupted entry is none of the history's: nobody has reverted its facts, and they are not in effect.
+        became = fates(history, entry.id, map(reference, listed)) if entry.status == "applied" else [None] * len(listed)
         again = any(other.id == entry.target and other.kind == "revert" for other in history)
         held = holding(db, ledger.objects, owner, entry)
-
-    def fate(fact: Fact) -> str:
-        """What became of a fact since; nothing where it is as the entry left it."""
-        if fact.digest not in in_effect:
-            return "reverted"
-        return "superseded" if entry.kind == "apply" and fact.edit_digest not in edits else ""
 
     if json:
         shown: dict[str, Any] = entry_json(entry, owner, is_head)
@@ -76,9 +71,9 @@ def show(
                 "prompt": fact.prompt,
                 "target": fact.target,
                 "subject": fact.subject,
-                "in_effect": not fate(fact),
+                "in_effect": fate in ("in effect", "held by another entry"),
             }
-            for number, fact in enumerate(listed, 1)
+            for number, (fact, fate) in enumerate(zip(listed, became, strict=True), 1)
         ]
         shown["parameter_deltas"] = [
             {"tensor": d.tensor, "before": d.before, "after": d.after, **{name: getattr(d, name) for name in FIGURES}}
@@ -101,7 +96,7 @@ def show(
             *([("editor", entry.editor_id)] if entry.editor_id else []),
             *([("former editor", str(entry.details.get("former_editor")))] if entry.kind == "rebase" else []),
             *([("source", printable(entry.source, limit=None))] if entry.source else []),
-            *([("facts", _facts(entry, [fate(fact) for fact in listed], again))] if listed else []),
+            *([("facts", _facts(entry, became, again))] if listed else []),
             ("on disk", _on_disk(held)),
         ]
     )
@@ -141,9 +136,9 @@ def show(
                     str(number),
                     printable(fact.prompt),
                     printable(fact.target),
-                    fate(fact),
+                    _news(fate),
                 )
-                for number, fact in enumerate(listed[:facts], 1)
+                for number, (fact, fate) in enumerate(zip(listed[:facts], became[:facts], strict=True), 1)
             ],
             header=("fact", "prompt", "target", ""),
         )
@@ -151,15 +146,21 @@ def show(
             print(f"... and {len(listed) - facts} more (--facts {len(listed)})")
 
 
-def _facts(entry: Entry, fates: Sequence[str], again: bool) -> str:
+def _news(fate: Fate | None) -> str:
+    """What became of a fact; nothing where it is as the entry left it."""
+    return "" if fate is None or fate == "in effect" else fate
+
+
+def _facts(entry: Entry, became: Sequence[Fate | None], again: bool) -> str:
     """How many there are, and what became of them; `again`: a revert of a revert, which has put them back."""
-    counts = [f"{count} {fate}" for fate, count in Counter(filter(None, fates)).items()]
+    news = [_news(fate) for fate in became]
+    counts = [f"{count} {words}" for words, count in Counter(filter(None, news)).items()]
     if entry.kind == "revert":
         target = (entry.target or "").removeprefix("sha256:")[:10]
-        counts = [] if "" in fates else ["reverted since"]
+        counts = [] if "" in news else ["reverted since"]
         done = f"put back, which {target} had taken out" if again else f"taken out of {target}"
-        return "; ".join([f"{len(fates)} {done}", *counts])
-    return ", ".join([str(len(fates)), *counts])
+        return "; ".join([f"{len(news)} {done}", *counts])
+    return ", ".join([str(len(news)), *counts])
 
 
 def _on_disk(held: Holding) -> str:

@@ -13,8 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from malmen_cli.checkpoint.digests import digest_json
+
+Fate = Literal["in effect", "held by another entry", "superseded", "reverted"]
+"""What became of an entry's fact since; the checkpoint holds those of the first two kinds."""
 
 # The digest of the empty active set: the base, whichever editor is in force.
 NOTHING_ACTIVE = digest_json({"edits": [], "editor": None})
@@ -70,6 +74,28 @@ def active_facts(entries: Sequence[EntryFacts]) -> dict[str, FactRef]:
                 active.pop(fact.prompt, None)
                 active[fact.prompt] = fact
     return active
+
+
+def fates(entries: Sequence[EntryFacts], entry_id: str, facts: Iterable[FactRef]) -> list[Fate]:
+    """What became of each fact of one of the entries; of a revert, of its taking them out. Entries are in ledger order.
+
+    Args:
+        facts: of a rebase all that were active then: nothing is reverted in a rebase's name, and there a prompt that
+            has another target now tells that the fact was superseded.
+    """
+    kind = next(entry.kind for entry in entries if entry.id == entry_id)
+    left, active = remaining(entries)[entry_id], active_facts(entries)
+    edits = {fact.edit_digest for fact in active.values()}
+
+    def fate(fact: FactRef) -> Fate:
+        own = fact.prompt in active if kind == "rebase" else fact.fact_digest in left
+        if kind == "revert":
+            return "in effect" if own else "reverted"
+        if fact.edit_digest in edits:
+            return "in effect" if own else "held by another entry"
+        return "superseded" if own else "reverted"
+
+    return [fate(fact) for fact in facts]
 
 
 def superseded_by(new: Iterable[FactRef], active: Mapping[str, FactRef]) -> Additions:

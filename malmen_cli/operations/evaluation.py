@@ -26,13 +26,13 @@ from malmen_cli.ledger import (
     ModelRecord,
     active_facts,
     check_editor,
+    fates,
     reading,
-    remaining,
     store,
 )
 from malmen_cli.ledger.evaluations import Evaluation, keep_evaluation
 from malmen_cli.methods.registry import method_of
-from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range
+from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range, reference
 from malmen_cli.operations.draws import choose, draw_of
 from malmen_cli.operations.editors import settings_of, trained_on
 from malmen_cli.operations.environment import environment
@@ -340,15 +340,11 @@ def _not_in_effect(
     db: sqlite3.Connection, model: ModelRecord, entry: Entry, facts: Sequence[Fact]
 ) -> list[NotInEffect]:
     """Those of an entry's facts whose edits the checkpoint does not hold now."""
-    entries = store.fold(db, model.id)
-    active = active_facts(entries)
-    edits = {fact.edit_digest for fact in active.values()}
-    # A rebase brought nothing that could be reverted in its name: there a prompt that has another target tells.
-    kept = remaining(entries)[entry.id] if entry.kind == "apply" else {f.digest for f in facts if f.prompt in active}
+    became = fates(store.fold(db, model.id), entry.id, map(reference, facts))
     return [
-        NotInEffect(number, fact, "superseded" if fact.digest in kept else "reverted")
-        for number, fact in enumerate(facts, 1)
-        if fact.edit_digest not in edits
+        NotInEffect(number, fact, fate)
+        for number, (fact, fate) in enumerate(zip(facts, became, strict=True), 1)
+        if fate == "superseded" or fate == "reverted"
     ]
 
 

@@ -54,3 +54,20 @@ def test_what_a_revert_of_a_revert_puts_back_is_said_so(tmp_path: Path, capfd: p
     assert " put back, " in said[0] and " taken out, " in said[1]
     assert "2 put back, which " in run_here(capfd, "show", "#4", *place)[1]
     assert "2 taken out of " in (shown := run_here(capfd, "show", "#3", *place)[1]) and "reverted since" in shown
+
+
+def test_a_reverted_fact_that_another_entry_holds_is_in_effect(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    workspace, _ = make_world(tmp_path)
+    place = ("--workspace", workspace.root)
+    with Ledger.open(workspace, writing=True) as ledger:
+        apply(ledger, fact("a", "Rome"), fact("b"))
+        apply(ledger, fact("a", "Paris"))
+        apply(ledger, fact("a", "Rome"))
+        with ledger.read() as db:
+            first = store.resolve_entry(db, "#2", None)
+        revert(ledger, first)
+    facts = json.loads(run_here(capfd, "show", "#2", "--json", *place)[1])["facts"]
+    assert [(fact["target"], fact["in_effect"]) for fact in facts] == [("Rome", True), (fact("b").target, False)]
+    assert "2, 1 held by another entry, 1 reverted" in run_here(capfd, "show", "#2", *place)[1]

@@ -13,6 +13,7 @@ from malmen_cli.ledger import (
     FactRef,
     active_digest,
     active_facts,
+    fates,
     remaining,
     superseded_by,
 )
@@ -58,6 +59,23 @@ def active_by_definition(entries: list[EntryFacts]) -> dict[str, FactRef]:
             if holds(index, ref):
                 active[ref.prompt] = ref
     return active
+
+
+@given(ledgers())
+def test_a_fact_is_in_effect_by_its_own_entry_or_another_while_its_edit_is_active(entries: list[EntryFacts]) -> None:
+    active = active_facts(entries)
+    left = remaining(entries)
+    for entry in entries:
+        for ref, fate in zip(entry.facts, fates(entries, entry.id, entry.facts), strict=True):
+            own = ref.fact_digest in left[entry.id]
+            held = active.get(ref.prompt) is not None and active[ref.prompt].edit_digest == ref.edit_digest
+            if entry.kind == "apply":
+                assert (fate in ("in effect", "held by another entry"), fate in ("in effect", "superseded")) == (
+                    held,
+                    own,
+                )
+            else:
+                assert fate == ("in effect" if own else "reverted")
 
 
 class TestFold:
