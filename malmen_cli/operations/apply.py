@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmen_cli.checkpoint.new_folder import refuse_existing
+from malmen_cli.checkpoint.new_folder import refuse_existing, refuse_within
 from malmen_cli.errors import RefusedByGate, StalePlan
 from malmen_cli.evaluation.gates import Gates
 from malmen_cli.evaluation.verdicts import Verdicts
@@ -94,6 +94,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
     """
     if options.dry_run or options.output is not None:
         if options.output is not None:
+            refuse_within(options.output, model.path)
             refuse_existing(options.output)
         with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
             return _without_entry(ledger, model, facts, options)

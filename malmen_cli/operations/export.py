@@ -9,7 +9,7 @@ from typing import Any
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
 from malmen_cli.checkpoint.durable import Need, require_space, write_without_folder
-from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
+from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing, refuse_within
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
@@ -56,6 +56,7 @@ def export(
         UsageError: the folder is there and not empty, or there is nothing to export because the state is the base.
         WrongBase: the checkpoint, of which `full` makes a copy, is not as the ledger left it.
     """
+    refuse_within(target, model.path)
     refuse_existing(target)
     if rank is not None and kind != "lora":
         raise UsageError("only a LoRA adapter has a rank", remedy="leave --rank out, or add --as lora")

@@ -16,15 +16,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 from malmen_cli.config import EditorConfig, TrainingConfig
 from malmen_cli.demo import DATA
-from malmen_cli.facts import FactSet
+from malmen_cli.facts import Fact, FactSet
 from malmen_cli.facts.reading import read_fact_set
 from malmen_cli.language_models.footprint import Footprint, job_of, plan_memory
+from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, create_workspace, find_workspace, store
 
 PARTS = ["weights", "base_copies", "batch", "editor", "solve", "rows", "saving", "libraries"]
@@ -78,7 +81,17 @@ def planned(name: str, folder: Path, options: argparse.Namespace) -> Footprint:
     batch_tokens = None if name == "train" else 1024
     kind = "train" if name == "train" else "eval" if name == "eval" else "apply"
     job = job_of(kind, settings(options).model_dump(), facts=facts, batch_tokens=batch_tokens)
-    return plan_memory(folder / "model", None, job)
+    # As `malmen plan` does: by how long the texts are.
+    tokenizing = LanguageModel(folder / "model").tokenizing
+    asked = [tokenizing(*text) for fact in facts_for(facts) for text in texts_of(fact)]
+    tokens, labels = mean(len(text.input_ids) for text in asked), mean(text.supervised for text in asked)
+    return plan_memory(folder / "model", None, replace(job, tokens=tokens, labels=labels))
+
+
+def texts_of(fact: Fact) -> list[tuple[str, str]]:
+    """Every prompt of a fact, with what is expected after it."""
+    own = [(prompt, fact.target) for prompt in (fact.prompt, *fact.rephrases)]
+    return own + [(other.prompt, other.target) for other in fact.unrelated]
 
 
 def main() -> None:

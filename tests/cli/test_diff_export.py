@@ -143,3 +143,14 @@ class TestExport:
         (tmp_path / "mine").write_text("kept")
         assert run_malmen(world, "export", "--output", tmp_path)[0] == ExitCode.USAGE
         assert names_in(tmp_path) == ["mine"]
+
+    @pytest.mark.parametrize("command", ["export", "apply"])
+    @pytest.mark.parametrize("inside", [".", "edited"])
+    def test_the_models_own_folder_is_2(self, world: World, tmp_path: Path, command: str, inside: str) -> None:
+        (tmp_path / "link").symlink_to(world.checkpoint)
+        (tmp_path / "facts.jsonl").write_text('{"prompt": "The capital of Mali is", "target": "Rome"}\n')
+        facts = [tmp_path / "facts.jsonl"] if command == "apply" else []
+        before = names_in(world.checkpoint)
+        status, out, err = run_malmen(world, command, *facts, "--output", tmp_path / "link" / inside)
+        assert (status, out) == (ExitCode.USAGE, "") and "the model's own folder" in err
+        assert names_in(world.checkpoint) == before
