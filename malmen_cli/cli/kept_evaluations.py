@@ -30,7 +30,7 @@ def print_list(db: sqlite3.Connection, model: str | None, *, json: bool, quiet: 
                 evaluation.created_at[:16].replace("T", " "),
                 names.get(evaluation.model_id, "-"),
                 _by(evaluation),
-                printable(_what(evaluation), 30),
+                printable(_what(evaluation), 30) + _how(evaluation),
                 f"{evaluation.facts:,}",
                 *_summary(evaluation),
             )
@@ -56,7 +56,7 @@ def print_one(db: sqlite3.Connection, name: str, *, json: bool, quiet: bool) -> 
             ("evaluation", evaluation.id),
             ("model", model),
             ("editor", _by(evaluation)),
-            ("of", _what(evaluation)),
+            ("of", _what(evaluation) + _how(evaluation)),
             ("when", evaluation.created_at),
             ("command", evaluation.command),
             *zip(("ES", "GS", "unchanged", "harmonic mean"), _summary(evaluation), strict=True),
@@ -88,6 +88,14 @@ def as_json(evaluation: Evaluation, model: str) -> dict[str, Any]:
 
 def _what(evaluation: Evaluation) -> str:
     return f"entry {evaluation.entry_id[7:17]}" if evaluation.entry_id is not None else evaluation.source or "-"
+
+
+def _how(evaluation: Evaluation) -> str:
+    """With what its facts were drawn, and what the model computed in where that was asked for."""
+    asked = evaluation.details.get("scores")
+    seed, dtype = (asked.get("seed"), asked.get("dtype")) if isinstance(asked, dict) else (None, None)
+    drawn = f", seed {seed}" if isinstance(seed, int) else ""
+    return drawn + (f", {printable(dtype, 10)}" if isinstance(dtype, str) else "")
 
 
 def _by(evaluation: Evaluation) -> str:

@@ -66,6 +66,14 @@ def test_an_evaluation_is_kept_and_shown_again(world: World, file: Path) -> None
     assert status == ExitCode.DONE and "evaluation" in err
 
 
+def test_draws_and_dtypes_are_told_apart(world: World, file: Path) -> None:
+    for options in (("--n-edits", "3", "--seed", "7"), ("--dtype", "bfloat16")):
+        printed(world, file, *QUICK, *options)
+    plain, drawn = shown(world, "--list").splitlines()[1:3]
+    assert "facts.jsonl, bfloat16 " in plain and "facts.jsonl, seed 7 " in drawn
+    assert "facts.jsonl, seed 7" in shown(world, "--show", ids(world)[1])
+
+
 def test_the_chain_stays(world: World) -> None:
     with Ledger.open(world.workspace) as ledger, ledger.read() as db:
         before = store.entries(db)
