@@ -62,7 +62,8 @@ def recover(
     temporary files that were left beside the weights, and says whether the checkpoint is as the ledger's head says.
 
     The ledger keeps the bytes of edited layers, and no others: --restore writes them over whatever is there, if that
-    makes the checkpoint what the head says, and writes nothing else.
+    makes the checkpoint what the head says, and writes nothing else. Of what the checkpoint then holds it keeps again
+    whatever the ledger has lost.
     """
     from malmen_cli.operations.models import find_model
 
@@ -101,6 +102,8 @@ def _show(found: list[Recovery]) -> None:
             print(f"{name}: {plural(len(recovery.leftovers), 'temporary file')} removed")
         if recovery.restored:
             print(f"{name}: {plural(len(recovery.restored), 'tensor')} restored")
+        if recovery.kept:
+            print(f"{name}: {plural(len(recovery.kept), 'tensor')} that the ledger had lost kept again")
         for difference in recovery.differences:
             print(f"{name}: {printable(difference, limit=None)}")
         if recovery.differences:
@@ -116,6 +119,7 @@ def _as_json(recovery: Recovery) -> dict[str, object]:
         else {"entry": settlement.entry.id, "kind": settlement.entry.kind, "outcome": settlement.outcome},
         "leftovers": recovery.leftovers,
         "restored": recovery.restored,
+        "kept": recovery.kept,
         "differences": recovery.differences,
         "error": None if recovery.error is None else recovery.error.message,
     }

@@ -18,7 +18,11 @@ from malmen_cli.ledger.staged import StagedObject, digest_descriptor
 Checked = dict[str, tuple[int, int, int]]
 """Digests of objects whose files were hashed and found sound, with what tells when one is another file since."""
 
-_REMEDY = "run malmen verify; restore the workspace from a backup"
+LOST = (
+    "run malmen verify; what the checkpoint holds as it stands, malmen recover --restore keeps again; else restore the "
+    "workspace from a backup"
+)
+"""The remedy for an object that is lost or damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +34,18 @@ class ObjectStore:
     def path(self, digest: str) -> Path:
         """Where the object lies or would lie. Raises VerificationFailed for what is not a digest."""
         if not is_digest(digest):
-            raise VerificationFailed(f"{digest!r} is not the name of an object", remedy=_REMEDY)
+            raise VerificationFailed(f"{digest!r} is not the name of an object", remedy=LOST)
         name = digest.removeprefix(f"{ALGORITHM}:")
         return self.root / ALGORITHM / name[:2] / name
 
     def contains(self, digest: str) -> bool:
         """Whether the object is there; `get` says whether it is sound."""
         return self.path(digest).is_file()
+
+    def is_sound(self, digest: str) -> bool:
+        """Whether the object is there, and is what its name says."""
+        path = self.path(digest)
+        return not path.is_symlink() and path.is_file() and digest_file(path) == digest
 
     def size(self, digest: str) -> int | None:
         """Bytes of the object; None where there is none."""
@@ -60,7 +69,7 @@ class ObjectStore:
             path = self.path(digest)
             with in_words(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                if path.is_symlink() or not (path.is_file() and digest_file(path) == digest):
+                if not self.is_sound(digest):
                     if isinstance(data, StagedObject):
                         data.place(path)
                     else:
@@ -115,8 +124,8 @@ def _checking(path: Path) -> Iterator[None]:
         yield
     except (OSError, UnsafeFile) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=_REMEDY) from error
+        raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=LOST) from error
 
 
 def _damaged(path: Path) -> VerificationFailed:
-    return VerificationFailed(f"object {path} is damaged", remedy=_REMEDY)
+    return VerificationFailed(f"object {path} is damaged", remedy=LOST)

@@ -99,6 +99,15 @@ def warning_about(folder: Path) -> str | None:
     )
 
 
+def edited_by_another(ledger: Ledger, folder: Path) -> str | None:
+    """The workspace of another ledger that has edited the folder's checkpoint last, by its sidecar; None without."""
+    sidecar = read_sidecar(folder)
+    if sidecar is None or sidecar.get("ledger") == ledger.id():
+        return None
+    root = sidecar.get("workspace")
+    return root if isinstance(root, str) else "of somebody else"
+
+
 def original_of(ledger: Ledger, folder: Path) -> str | None:
     """The workspace that edits the folder's checkpoint, where the ledger's own is a copy of it: it is there, with the
     same id, and knows the model there. None where there is no such, or where it was moved."""

@@ -26,6 +26,7 @@ from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import EntryFacts, FactRef, active_digest, active_facts
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import digest_of, insert_entry, mark_applied, withdraw
+from malmen_cli.ledger.objects import LOST
 from malmen_cli.ledger.records import Entry, EntryDraft, ModelRecord, ParameterDelta, RowPack
 from malmen_cli.ledger.registration import ensure_base_objects
 from malmen_cli.ledger.sidecar import check_sidecar, original_of, refresh_sidecar
@@ -268,7 +269,7 @@ def _check_changes(ledger: Ledger, draft: EntryDraft, state: Mapping[str, str]) 
             raise WrongBase(f"the change of {change.name} starts from another state", remedy="run the command again")
         if not ledger.objects.contains(change.before):
             message = f"the bytes of {change.name} before this entry are not stored"
-            raise VerificationFailed(message, remedy=_BACKUP)
+            raise VerificationFailed(message, remedy=LOST)
     if len({change.name for change in draft.changes}) != len(draft.changes):
         raise UnsafeFile("a tensor is changed twice by one entry", remedy="report this")
 

@@ -184,7 +184,14 @@ SESSION: list[tuple[str, Any]] = [
         "recover",
         [
             {
-                **{"model": TEXT, "settled": ANY, "leftovers": list, "restored": [TEXT], "differences": [TEXT]},
+                **{
+                    "model": TEXT,
+                    "settled": ANY,
+                    "leftovers": list,
+                    "restored": [TEXT],
+                    "kept": list,
+                    "differences": [TEXT],
+                },
                 "error": MAYBE_TEXT,
             }
         ],

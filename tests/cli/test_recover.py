@@ -6,16 +6,19 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from safetensors_folders import file_digests
-from tiny_models import World, make_facts, make_world, run_malmen
+from tiny_models import TINY_TRAINING, Fact, World, fact_set, make_facts, make_world, run_malmen
 
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.checkpoint.safetensors_file import read_header
+from malmen_cli.ledger import Ledger, create_workspace, store
+from malmen_cli.operations.models import register
+from malmen_cli.operations.train import train_editor
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def world(tmp_path: Path) -> World:
     return make_world(tmp_path, sharded=True)
 
 
-def killed(world: World, module: str, name: str, *, after: int) -> None:
+def killed(world: World, module: str, name: str, *, after: int, facts: Sequence[Fact] = ()) -> None:
     """An apply in a process of its own that dies by SIGKILL at a call of a function, after so many whole ones."""
     child = os.fork()
     if child == 0:
@@ -38,7 +41,7 @@ def killed(world: World, module: str, name: str, *, after: int) -> None:
                 return whole(*arguments, **options)
 
             patch.setattr(f"{module}.{name}", dying)
-            world.apply(*make_facts(2))
+            world.apply(*(facts or make_facts(2)))
         finally:
             os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
@@ -48,7 +51,7 @@ def test_nothing_to_settle(world: World) -> None:
     code, out, err = run_malmen(world, "recover")
     assert (code, out, err) == (0, "tiny: nothing to settle\n", "")
     code, out, _ = run_malmen(world, "recover", "--json")
-    nothing: dict[str, object] = {"leftovers": [], "restored": [], "differences": [], "error": None}
+    nothing: dict[str, object] = {"leftovers": [], "restored": [], "kept": [], "differences": [], "error": None}
     assert json.loads(out) == [{"model": "tiny", "settled": None, **nothing}]
     assert run_malmen(world, "recover", "-q")[:2] == (0, "")
 
@@ -106,6 +109,57 @@ def test_the_base_over_an_edited_checkpoint_is_written_over(world: World, edited
     assert code == 0 and "tensors restored" in out and not err
     assert file_digests(world.checkpoint) == held
     assert run_malmen(world, "recover", "--restore")[1] == "tiny: nothing to settle\n"
+    assert run_malmen(world, "revert", "HEAD")[0] == 0
+    assert file_digests(world.checkpoint) == edited
+
+
+@pytest.mark.parametrize("shards", [0, 1])
+def test_an_interrupted_entry_that_something_else_wrote_over_starts_again(
+    world: World, edited: dict[str, str], shards: int
+) -> None:
+    held = file_digests(world.checkpoint)
+    killed(world, "malmen_cli.checkpoint.patch", "patch_shard", after=shards, facts=make_facts(2, start=2))
+    for path in world.checkpoint.with_name("base").glob("*.safetensors"):
+        shutil.copy(path, world.checkpoint)
+    code, _, err = run_malmen(world, "recover")
+    assert code == 13 and "neither as before nor as after the interrupted apply" in err and "--restore" in err
+    code, out, err = run_malmen(world, "recover", "--restore")
+    assert code == 0 and "was withdrawn" in out and "tensors restored" in out and not err
+    assert file_digests(world.checkpoint) == held
+    assert run_malmen(world, "revert", "HEAD")[0] == 0
+    assert file_digests(world.checkpoint) == edited
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_what_the_ledger_lost_of_the_head_is_kept_again(world: World, edited: dict[str, str], how: str) -> None:
+    with world.ledger() as (ledger, model), ledger.read() as db:
+        path = ledger.objects.path(next(iter(store.state(db, model.id).values())))
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    if how == "removed":
+        path.unlink()
+        code, _, err = run_malmen(world, "revert", "HEAD")
+        assert code == 12 and "malmen recover --restore" in err
+    assert run_malmen(world, "verify", "-q")[0] == 12
+    code, out, _ = run_malmen(world, "recover", "--restore")
+    assert code == 0 and "1 tensor that the ledger had lost kept again" in out
+    assert run_malmen(world, "verify", "-q")[0] == 0
+    assert run_malmen(world, "revert", "HEAD")[0] == 0
+    assert file_digests(world.checkpoint) == edited
+
+
+def test_another_ledgers_edits_are_not_written_over(world: World, edited: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    other = World(create_workspace(tmp_path / "elsewhere"), world.checkpoint)
+    with Ledger.open(other.workspace, writing=True) as ledger:
+        model = register(ledger, "tiny", world.checkpoint).model
+        train_editor(ledger, model, fact_set(make_facts(24, 4000)), TINY_TRAINING)
+    other.apply(*make_facts(2, start=2))
+    held = file_digests(world.checkpoint)
+    code, _, err = run_malmen(world, "recover", "--restore")
+    assert code == 13 and str(other.workspace.root) in err and "would be lost" in err
+    assert file_digests(world.checkpoint) == held
+    other.revert("HEAD")
     assert run_malmen(world, "revert", "HEAD")[0] == 0
     assert file_digests(world.checkpoint) == edited
 
