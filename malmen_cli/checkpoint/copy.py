@@ -48,6 +48,7 @@ def copy_checkpoint(
     require_space([Need(target, tuple(sizes), "the copy")])
     with new_folder(target) as part:
         for name in names:
+            (part / name).parent.mkdir(exist_ok=True)
             _copy(source / name, part / name, by_file.get(name, ()))
         for name in papers:
             _copy(source / name, part / _name_in_copy(name, papers, extra), ())

@@ -47,8 +47,10 @@ ADAPTER = "adapter_config.json"
 _LOADED = (
     *(SINGLE, INDEX, ADAPTER, "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model"),
-    *("spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "additional_chat_templates"),
+    *("spiece.model", "sentencepiece.bpe.model", "chat_template.jinja"),
 )
+TEMPLATES = "additional_chat_templates"
+"""The one folder of a model that its tokenizer is saved with: the chat templates beside the default one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,8 @@ class _Tensors(dict[str, TensorRecord]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model folder held when it was read. `others` are its remaining top-level files but for documentation.
+    """What a model folder held when it was read. `others` are its remaining files but for documentation: at the top
+    level, or a chat template, `additional_chat_templates/NAME`.
 
     Asking `tensors` for a name that the model has not raises UnsafeFile: names come from ledgers and editors.
     """
@@ -102,7 +105,7 @@ class Manifest:
             obj = json.loads(text)
             tensors = {name: _tensor_record(record) for name, record in obj["tensors"].items()}
             weights = {bare_name(name): _weight_file(record) for name, record in obj["weights"].items()}
-            others = {bare_name(name): digest for name, digest in obj["others"].items()}
+            others = {_other_name(name): digest for name, digest in obj["others"].items()}
             for record in tensors.values():
                 file = weights[record.file]
                 if not 0 <= file.header_size <= record.start <= record.stop <= file.size:
@@ -145,7 +148,11 @@ def read_manifest(folder: Path) -> Manifest:
         for slot in header.slots.values():
             record = TensorRecord(name, slot.dtype, slot.shape, slot.start, slot.stop, tensor_digests[slot.name])
             tensors[slot.name] = record
-    others = {path.name: digest_file(path) for path in _other_files(folder) if path.name not in weights}
+    others = {}
+    for name in _other_files(folder):
+        if name not in weights:
+            with open_regular(folder / name):  # a link could not be exported: nobody knows whose file it leads to
+                others[name] = digest_file(folder / name)
     return Manifest(tensors, weights, others)
 
 
@@ -175,7 +182,8 @@ def listed(differences: Sequence[str], most: int = 5) -> str:
 def other_differences(folder: Path, manifest: Manifest) -> list[str]:
     """What differs, in words, of the files of a folder that hold no weights, and of which of them there are."""
     known = manifest.weights.keys() | manifest.others.keys()
-    added = [f"{name} was added" for name in _LOADED if name not in known and os.path.lexists(folder / name)]
+    there = [name for name in _LOADED if os.path.lexists(folder / name)] + template_files(folder)
+    added = [f"{name} was added" for name in there if name not in known]
     changed = [words for name, digest in manifest.others.items() for words in _check_other(folder / name, name, digest)]
     return changed + added
 
@@ -316,8 +324,24 @@ def _check_other(path: Path, name: str, digest: str) -> list[str]:
     return [] if found == digest else [f"{name} was changed (is {short(found)}, expected {short(digest)})"]
 
 
-def _other_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not _is_ignored(path.name) and path.is_file())
+def _other_files(folder: Path) -> list[str]:
+    found = (path.name for path in folder.iterdir() if not _is_ignored(path.name) and path.is_file())
+    return sorted(found) + template_files(folder)
+
+
+def template_files(folder: Path) -> list[str]:
+    """Names of a model's further chat templates, from its folder on, in order; of no plain folder its own name."""
+    templates = folder / TEMPLATES
+    if not os.path.lexists(templates):
+        return []
+    if templates.is_symlink() or not templates.is_dir():
+        return [TEMPLATES]
+    return sorted(f"{TEMPLATES}/{path.name}" for path in templates.iterdir() if is_bare(path.name) and path.is_file())
+
+
+def _other_name(name: str) -> str:
+    folder, _, inner = name.rpartition("/")
+    return name if folder == TEMPLATES and is_bare(inner) else bare_name(name)
 
 
 def is_bare(name: str) -> bool:

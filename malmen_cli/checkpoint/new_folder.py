@@ -32,7 +32,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         try:
             _empty(part)
             yield part
-            for path in part.iterdir():
+            for path in part.rglob("*"):
                 fsync_path(path)
             fsync_folder(part)
             refuse_existing(target)

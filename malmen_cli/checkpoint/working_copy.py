@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from malmen_cli.checkpoint.durable import NO_LINK, Need, in_words, require_space
-from malmen_cli.checkpoint.manifest import is_bare, require_weights
+from malmen_cli.checkpoint.manifest import is_bare, require_weights, template_files
 from malmen_cli.checkpoint.new_folder import new_folder
 from malmen_cli.checkpoint.patch import copy_file
 from malmen_cli.checkpoint.pickled_files import PICKLED_INDEX, PickledFiles, pickled_files
@@ -33,7 +33,8 @@ Converter = Callable[[PickledFiles], Callable[[Path], int]]
 def make_working_copy(snapshot: Path, blobs: Path, target: Path, converter: Converter | None = None) -> int:
     """Make `target` a model folder of plain files from a snapshot: whole and synced, or not there at all.
 
-    Hidden files, folders and weights of other formats are left out. The snapshot and its blobs stay as they are.
+    Hidden files, folders but that of chat templates, and weights of other formats are left out. The snapshot and its
+    blobs stay as they are.
 
     Args:
         snapshot: any folder; links in it may lead into `blobs` only.
@@ -54,13 +55,14 @@ def make_working_copy(snapshot: Path, blobs: Path, target: Path, converter: Conv
         convert = None
     else:
         convert = converter(pickled)
-    names = sorted(path.name for path in snapshot.iterdir() if _belongs(path))
+    names = sorted(path.name for path in snapshot.iterdir() if _belongs(path)) + template_files(snapshot)
     files = {name: resolved(snapshot / name) for name in names if pickled is None or name != PICKLED_INDEX}
     sizes = [*_to_copy(files, target), *(pickled.sizes if pickled is not None else ())]
     require_space([Need(target, tuple(sizes), "a working copy")])
     copied = 0
     with new_folder(target) as part:
         for name, file in files.items():
+            (part / name).parent.mkdir(exist_ok=True)
             if not name.endswith(WEIGHTS):
                 _copy(file, part / name)
             elif not _link(file, part / name):

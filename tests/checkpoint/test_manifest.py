@@ -1,12 +1,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from safetensors_folders import EDITED, file_digests, safetensors_bytes, write_model_folder
 
-from malmen_cli.checkpoint import Manifest, check_checkpoint, digest_bytes, read_manifest, read_tensor
+from malmen_cli.checkpoint import (
+    Manifest,
+    check_checkpoint,
+    copy_checkpoint,
+    digest_bytes,
+    read_manifest,
+    read_tensor,
+)
 from malmen_cli.errors import UnsafeFile, UnsupportedModel, UsageError
 
 INDEX = "model.safetensors.index.json"
@@ -42,6 +50,37 @@ def test_hidden_files_documentation_and_subfolders_are_no_part_of_it(folder: Pat
     assert read_manifest(folder).digest == before
     (folder / "added_tokens.json").write_text("{}")
     assert read_manifest(folder).digest != before
+
+
+def test_further_chat_templates_are_part_of_it(folder: Path) -> None:
+    templates = folder / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool_use.jinja").write_text("{{ messages }}")
+    (templates / ".hidden").write_text("")
+    manifest = read_manifest(folder)
+    name = "additional_chat_templates/tool_use.jinja"
+    assert name in manifest.others and Manifest.from_json(manifest.to_json()) == manifest
+    assert check_checkpoint(folder, manifest, {}) == []
+    copy_checkpoint(folder, manifest, [], folder.with_name("copy"))
+    assert (folder.with_name("copy") / name).read_text() == "{{ messages }}"
+    (templates / "rag.jinja").write_text("")
+    (templates / "tool_use.jinja").unlink()
+    assert check_checkpoint(folder, manifest, {}) == [
+        f"{name} is missing",
+        "additional_chat_templates/rag.jinja was added",
+    ]
+    shutil.rmtree(templates)
+    templates.symlink_to("/etc")
+    assert "additional_chat_templates was added" in check_checkpoint(folder, manifest, {})
+    with pytest.raises(UnsafeFile, match="is a link"):
+        read_manifest(folder)
+
+
+def test_a_linked_file_beside_the_weights_is_refused(folder: Path) -> None:
+    (folder / "config.json").rename(folder.with_name("config.json"))
+    (folder / "config.json").symlink_to(folder.with_name("config.json"))
+    with pytest.raises(UnsafeFile, match=r"config\.json is a link"):
+        read_manifest(folder)
 
 
 def test_one_whole_file_wins_over_an_index(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,7 +88,11 @@ def test_other_weights_folders_and_hidden_files_are_left_out(tmp_path: Path) -> 
         (source / name).write_bytes(b"x")
     snapshot = cache_model(tmp_path / "cache", REPO, source)
     (snapshot / "onnx").mkdir()
+    (snapshot / "additional_chat_templates").mkdir()
+    (snapshot / "additional_chat_templates" / "rag.jinja").symlink_to((snapshot / "config.json").resolve())
     copy(snapshot, tmp_path / "copy")
+    assert (tmp_path / "copy" / "additional_chat_templates" / "rag.jinja").read_bytes()
+    shutil.rmtree(tmp_path / "copy" / "additional_chat_templates")
     kept = [name for name in names_in(source) if name.endswith((".json", ".md", ".safetensors"))]
     assert names_in(tmp_path / "copy") == kept
 
