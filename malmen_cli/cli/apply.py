@@ -153,10 +153,11 @@ def apply(
     from malmen_cli.operations.apply import ApplyOptions, apply_facts
 
     device = pick_device(device)
-    with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
+    entering = not dry_run and output is None
+    with open_ledger(workspace, writing=entering) as ledger, BarDisplay() as bar:
         if saved is not None:
             record = model_of(ledger, saved)
-        elif dry_run or output is not None:  # neither writes here, and an unregistered model has no editor
+        elif not entering:  # neither writes here, and an unregistered model has no editor
             with ledger.read() as db:
                 record = find_model(db, model)
         else:

@@ -27,6 +27,9 @@ def init(
     Examples:
       malmen init
       malmen init ~/models
+
+    Commands work in the nearest workspace upwards from the current folder; where there is none, in that of the user's
+    data folder (on Linux `malmen init ~/.local/share/malmen`), if one was made there.
     """
     from malmen_cli.ledger import create_workspace
 

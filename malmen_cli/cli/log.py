@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, remaining, store
+from malmen_cli.ledger import Entry, puts_back, remaining, store
 
 
 def register(app: typer.Typer) -> None:
@@ -50,11 +49,11 @@ def log(
         models |= {i: store.model_with_id(db, i) for i in {entry.model_id for entry in entries} - models.keys()}
         heads = {store.head(db, model_id).id for model_id in models}
         left: dict[str, frozenset[str]] = {}
-        kinds: dict[str, str] = {}
+        again: set[str] = set()
         for model_id in {entry.model_id for entry in entries}:
             history = store.fold(db, model_id)
             left |= remaining(history)
-            kinds |= {entry.id: entry.kind for entry in history}
+            again |= {entry.id for entry in history if puts_back(history, entry.id)}
     if json:
         print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
     elif quiet:
@@ -71,7 +70,7 @@ def log(
                     entry.created_at[:19].replace("T", " "),
                     models[entry.model_id].name,
                     entry.kind,
-                    _what(entry, kinds),
+                    _what(entry, entry.id in again),
                     _mark(entry, entry.id in heads, left.get(entry.id, frozenset())),
                 )
                 for entry in entries
@@ -87,7 +86,8 @@ def _mark(entry: Entry, is_head: bool, left: frozenset[str]) -> str:
     return " ".join([*(["HEAD"] if is_head else []), *(["reverted"] if gone else [])])
 
 
-def _what(entry: Entry, kinds: Mapping[str, str]) -> str:
+def _what(entry: Entry, again: bool) -> str:
+    """What an entry did; `again`: of a revert that has put facts back."""
     facts = entry.details.get("facts", {})
     if entry.kind == "apply":
         after = entry.details.get("check", {}).get("after", {})
@@ -99,7 +99,6 @@ def _what(entry: Entry, kinds: Mapping[str, str]) -> str:
         return f"{plural(facts.get('active', 0), 'fact')} moved to editor {entry.editor_id}"
     if entry.kind == "revert":
         target = (entry.target or "").removeprefix("sha256:")[:10]
-        # What a revert had taken out is put back by reverting that.
-        fate = "put back" if kinds.get(entry.target or "") == "revert" else "taken out"
+        fate = "put back" if again else "taken out"
         return f"{plural(facts.get('taken_out', 0), 'fact')} of {target} {fate}, {facts.get('active')} active"
     return ""

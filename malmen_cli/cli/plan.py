@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -142,7 +143,7 @@ def plan(
     else:
         _show(planned)
     if output is not None:
-        say(f"Saved. Apply it: malmen apply --plan {output}")
+        say(f"Saved. Apply it: malmen apply --plan {shlex.quote(str(output))}")
 
 
 def _by_method(

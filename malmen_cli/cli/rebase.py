@@ -120,6 +120,6 @@ def rebase(
         assert done.check is not None
         print(f"{plural(done.active, 'fact')} of {record.name} moved from editor {done.former} to {done.editor.id}\n")
         print_check(done.check, "active")
-        print(f"\nRebased as {short_id(done.entry)}. Undo: malmen rebase --editor {done.former}")
+        print(f"\nRebased as {short_id(done.entry)}. Undo: malmen rebase --model {record.name} --editor {done.former}")
     if done.check is not None and done.check.wrong:
         raise typer.Exit(ExitCode.FACTS_FAILED_CHECK)

@@ -22,7 +22,7 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, store
+from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, puts_back, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -59,7 +59,7 @@ def show(
         history = store.fold(db, owner.id)
         # An interrupted entry is none of the history's: nobody has reverted its facts, and they are not in effect.
         became = fates(history, entry.id, map(reference, listed)) if entry.status == "applied" else [None] * len(listed)
-        again = any(other.id == entry.target and other.kind == "revert" for other in history)
+        again = entry.status == "applied" and puts_back(history, entry.id)
         held = holding(db, ledger.objects, owner, entry)
 
     if json:
@@ -152,7 +152,7 @@ def _news(fate: Fate | None) -> str:
 
 
 def _facts(entry: Entry, became: Sequence[Fate | None], again: bool) -> str:
-    """How many there are, and what became of them; `again`: a revert of a revert, which has put them back."""
+    """How many there are, and what became of them; `again`: of a revert that has put them back."""
     news = [_news(fate) for fate in became]
     counts = [f"{count} {words}" for words, count in Counter(filter(None, news)).items()]
     if entry.kind == "revert":

@@ -11,6 +11,7 @@ from malmen_cli.ledger.active_set import (
     active_digest,
     active_facts,
     fates,
+    puts_back,
     remaining,
     superseded_by,
 )
@@ -101,6 +102,7 @@ __all__ = [
     "find_workspace",
     "holding",
     "move_model",
+    "puts_back",
     "reading",
     "recover",
     "register_model",

@@ -98,6 +98,16 @@ def fates(entries: Sequence[EntryFacts], entry_id: str, facts: Iterable[FactRef]
     return [fate(fact) for fact in facts]
 
 
+def puts_back(entries: Sequence[EntryFacts], entry_id: str) -> bool:
+    """Whether a revert brings facts back into effect: what it takes out is itself a revert that took facts out."""
+    by_id = {entry.id: entry for entry in entries}
+    entry = by_id[entry_id]
+    reverts = 0
+    while entry.kind == "revert" and entry.target is not None:
+        entry, reverts = by_id[entry.target], reverts + 1
+    return reverts > 0 and reverts % 2 == 0
+
+
 def superseded_by(new: Iterable[FactRef], active: Mapping[str, FactRef]) -> Additions:
     """Sort `new` facts against the active ones: unknown prompt, the very same edit, or another target for a prompt."""
     fresh, known, superseding = [], [], []

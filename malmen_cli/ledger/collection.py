@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from malmen_cli.checkpoint.digests import short
 from malmen_cli.checkpoint.durable import TEMPORARY, fsync_folder, in_words
 from malmen_cli.checkpoint.lock import checkpoint_lock, is_locked
-from malmen_cli.errors import Locked
+from malmen_cli.errors import Locked, UsageError
 from malmen_cli.facts import printable
 from malmen_cli.ledger import evaluations, row_types, store
 from malmen_cli.ledger.database import Ledger
@@ -200,7 +200,8 @@ def _undisturbed(ledger: Ledger, command: str, timeout: float) -> Iterator[None]
         locks.enter_context(ledger.hold(command, timeout))
         for folder in folders:
             if folder.is_dir():
-                locks.enter_context(checkpoint_lock(folder, command, timeout))
+                with suppress(UsageError):  # nobody writes where nothing can be written
+                    locks.enter_context(checkpoint_lock(folder, command, timeout))
         yield
 
 

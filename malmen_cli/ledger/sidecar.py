@@ -20,7 +20,7 @@ from malmen_cli.errors import MalmenError, UnsafeFile
 from malmen_cli.ledger import store
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
-from malmen_cli.ledger.workspace import Workspace
+from malmen_cli.ledger.workspace import Workspace, upwards
 
 SIDECAR = ".malmen.json"
 _LARGEST = 1 << 20  # bytes
@@ -108,15 +108,33 @@ def edited_by_another(ledger: Ledger, folder: Path) -> str | None:
     return root if isinstance(root, str) else "of somebody else"
 
 
+def moved_to(ledger: Ledger, folder: Path) -> str | None:
+    """The name of the ledger's own model whose edited checkpoint the folder is, by its sidecar, where that model's
+    folder is gone; else None."""
+    sidecar = read_sidecar(folder) or {}
+    if sidecar.get("ledger") != ledger.id():
+        return None
+    with ledger.read() as db:
+        gone = (model.name for model in store.models(db) if not model.path.exists())
+        return next((name for name in gone if name == sidecar.get("model")), None)
+
+
 def original_of(ledger: Ledger, folder: Path) -> str | None:
     """The workspace that edits the folder's checkpoint, where the ledger's own is a copy of it: it is there, with the
-    same id, and knows the model there. None where there is no such, or where it was moved."""
-    sidecar = read_sidecar(folder) or {}
-    root, own = sidecar.get("workspace"), ledger.workspace.root
-    if not isinstance(root, str) or sidecar.get("ledger") != ledger.id():
+    same id, and knows the model there. None where there is no such, or where it was moved.
+
+    The sidecar names it; of a base, which has none, it is the nearest workspace above the folder.
+    """
+    sidecar = read_sidecar(folder)
+    if sidecar is None:
+        above = upwards(folder)
+        root = None if above is None else str(above.root)
+    else:
+        root = sidecar.get("workspace") if sidecar.get("ledger") == ledger.id() else None
+    if not isinstance(root, str):
         return None
     try:
-        if own.samefile(root):
+        if ledger.workspace.root.samefile(root):
             return None
         with Ledger.open(Workspace(Path(root))) as other, other.read() as db:
             # A folder that was copied with its sidecar is nobody else's.

@@ -55,7 +55,7 @@ def find_workspace(
     if explicit is not None:
         workspace = _named(explicit.expanduser())
     else:
-        workspace = _upwards((cwd or Path.cwd()).resolve()) or _of_user()
+        workspace = upwards((cwd or Path.cwd()).resolve()) or _of_user()
     check_owner(workspace)
     return workspace
 
@@ -70,7 +70,8 @@ def _named(path: Path) -> Workspace:
     raise NoWorkspace(f"there is no workspace at {path}", remedy="make one there with malmen init")
 
 
-def _upwards(folder: Path) -> Workspace | None:
+def upwards(folder: Path) -> Workspace | None:
+    """The nearest workspace in a folder or above it."""
     for place in (folder, *folder.parents):
         if (place / FOLDER).is_dir():
             return Workspace(place / FOLDER)
@@ -78,9 +79,10 @@ def _upwards(folder: Path) -> Workspace | None:
 
 
 def _of_user() -> Workspace:
+    """That which `malmen init` makes in the user's data folder."""
     from platformdirs import user_data_dir
 
-    workspace = Workspace(Path(user_data_dir("malmen")))
+    workspace = Workspace(Path(user_data_dir("malmen")) / FOLDER)
     if not workspace.database.exists():
         raise NoWorkspace("there is no workspace here or in a folder above", remedy="make one with malmen init")
     return workspace

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from malmen_cli.checkpoint.lock import PATIENCE
@@ -14,6 +15,7 @@ from malmen_cli.checkpoint.pickled_files import pickled_start
 from malmen_cli.errors import UnknownName, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
 from malmen_cli.ledger.registration import check_name
+from malmen_cli.ledger.sidecar import moved_to
 from malmen_cli.operations.layers import TensorLayer, all_layers
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def find_model(db: sqlite3.Connection, name: str | None) -> ModelRecord:
     from malmen_cli.operations.hub_models import unknown_model
 
     if is_folder(name):
-        remedy = f"Register it: malmen models add NAME {name}"
+        remedy = f"Register it: malmen models add NAME {quote(name)}. Where a model was moved to: malmen models move."
         raise UnknownName(f"no model is registered in the folder {name}", remedy=remedy)
     raise unknown_model(name)
 
@@ -107,7 +109,8 @@ def _register_first(ledger: Ledger, name: str, command: str, timeout: float) -> 
         taken = new_name in {model.name for model in store.models(db)}
     if taken:
         raise UsageError(
-            f"the name {new_name} is taken by another folder", remedy=f"Register it: malmen models add NAME {name}"
+            f"the name {new_name} is taken by another folder",
+            remedy=f"Register it: malmen models add NAME {quote(name)}",
         )
     registration = register_source(ledger, new_name, name, command=command, timeout=timeout)
     return registration.model, registration
@@ -173,6 +176,11 @@ def register(
     from malmen_cli.operations.matching import match_tensor, stored_dtype_of
 
     check_name(name)
+    if (moved := moved_to(ledger, folder)) is not None:
+        raise UsageError(
+            f"{folder} is the edited {moved}, whose folder is gone: as a new model its edits could not be taken back",
+            remedy=f"Say that it was moved: malmen models move {moved} {quote(str(folder))}",
+        )
     manifest = read_manifest(folder)
     refuse_absurd(folder, sum(weights.size for weights in manifest.weights.values()))
     model = LanguageModel(folder, layers=layers, dtype=stored_dtype_of(manifest))

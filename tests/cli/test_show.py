@@ -54,6 +54,11 @@ def test_what_a_revert_of_a_revert_puts_back_is_said_so(tmp_path: Path, capfd: p
     assert " put back, " in said[0] and " taken out, " in said[1]
     assert "2 put back, which " in run_here(capfd, "show", "#4", *place)[1]
     assert "2 taken out of " in (shown := run_here(capfd, "show", "#3", *place)[1]) and "reverted since" in shown
+    with Ledger.open(workspace, writing=True) as ledger:
+        revert(ledger, entries_of(ledger)[0])  # and out again
+    said = run_here(capfd, "log", *place)[1].splitlines()
+    assert " taken out, " in said[0] and " put back, " in said[1] and " taken out, " in said[2]
+    assert "2 taken out of " in run_here(capfd, "show", "HEAD", *place)[1]
 
 
 def test_a_reverted_fact_that_another_entry_holds_is_in_effect(

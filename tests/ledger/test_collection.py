@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledger_world import EDITOR, apply, dump, fact, make_world, revert, tiny
@@ -14,7 +16,7 @@ from safetensors_folders import EDITED, file_digests
 from malmen_cli.checkpoint import read_manifest
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.lock import checkpoint_lock
-from malmen_cli.errors import Locked
+from malmen_cli.errors import Locked, UsageError
 from malmen_cli.ledger import Entry, Ledger, Workspace, add_editor, register_model, store, verify_ledger
 from malmen_cli.ledger.collection import SCOPES, Scope, collect, collectable
 from malmen_cli.ledger.training_runs import write_note
@@ -264,6 +266,17 @@ class TestWriters:
         dropped = {item.name for item in collect(ledger, items, "malmen gc")}
         assert dropped == {item.name for item in items} - set(_after(ledger, 3))
         assert problems(ledger) == []
+
+    def test_a_folder_in_which_nobody_can_write_has_no_writer(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def locked(folder: Path, *options: Any) -> AbstractContextManager[None]:
+            if folder == tiny(ledger).path:
+                raise UsageError(f"cannot write in {folder}")
+            return checkpoint_lock(folder, *options)
+
+        monkeypatch.setattr("malmen_cli.ledger.collection.checkpoint_lock", locked)
+        assert len(gc(ledger, "states")) == 6
 
     def test_a_folder_that_is_gone_has_no_writer(self, ledger: Ledger) -> None:
         tiny(ledger).path.rename(tiny(ledger).path.with_name("moved"))

@@ -124,6 +124,24 @@ def test_a_copy_of_before_any_edit_leaves_the_originals_sidecar(world_unedited: 
     assert file_digests(checkpoint) == before
 
 
+def test_a_copy_of_before_any_edit_does_not_begin_with_the_originals_model(
+    world_unedited: World, tmp_path: Path
+) -> None:
+    workspace, checkpoint = world_unedited
+    shutil.copytree(tmp_path / "world", tmp_path / "copy")
+    before = file_digests(checkpoint)
+    copied = Workspace(tmp_path / "copy" / workspace.root.name)
+    with Ledger.open(copied, writing=True) as ledger:
+        with pytest.raises(WrongBase, match="is a copy"):
+            apply(ledger, fact("a"))
+        assert file_digests(checkpoint) == before
+        move_model(ledger, tiny(ledger), tmp_path / "copy" / checkpoint.name)
+        apply(ledger, fact("a"))
+    assert file_digests(checkpoint) == before
+    with Ledger.open(workspace, writing=True) as ledger:
+        apply(ledger, fact("b"))
+
+
 def test_a_copy_does_not_move_to_the_originals_folder(world: World, tmp_path: Path) -> None:
     workspace, checkpoint = world
     shutil.copytree(tmp_path / "world", tmp_path / "copy")

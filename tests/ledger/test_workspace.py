@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from malmen_cli.errors import NoWorkspace, UnusableLedger, UsageError
-from malmen_cli.ledger import Ledger, Workspace, create_workspace, find_workspace
+from malmen_cli.ledger import Ledger, create_workspace, find_workspace
 
 
 @pytest.fixture(autouse=True)
@@ -67,13 +67,11 @@ class TestFinding:
     def test_the_users_own_comes_last(self, tmp_path: Path, home: Path) -> None:
         from platformdirs import user_data_dir
 
-        from malmen_cli.ledger.schema_upgrade import upgrade_schema
-
-        own = Workspace(Path(user_data_dir("malmen")))
-        own.root.mkdir(parents=True)
+        folder = Path(user_data_dir("malmen"))
+        folder.mkdir(parents=True)
         with pytest.raises(NoWorkspace):
             find_workspace(None, tmp_path, {})
-        upgrade_schema(own)
+        own = create_workspace(folder)
         assert home in own.root.parents
         assert find_workspace(None, tmp_path, {}) == own
 

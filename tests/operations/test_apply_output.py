@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors_folders import file_digests
 from tiny_models import World, everything, load, make_facts, make_world, run_malmen, write_facts
+
+from malmen_cli.errors import ExitCode
+from malmen_cli.ledger.connection import connect
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -62,6 +66,18 @@ def test_dry_run_and_output_write_nothing(world: World, tmp_path: Path) -> None:
     status, out, _ = run_malmen(world, "apply", facts, "--output", tmp_path / "edited", "--dry-run")
     assert status in (0, 3) and "nothing was written" in out
     assert not (tmp_path / "edited").exists() and everything(world) == before
+
+
+@pytest.mark.parametrize("how", [("--dry-run",), ("--output", "edited")])
+def test_neither_upgrades_a_ledger(world: World, tmp_path: Path, how: tuple[str, ...]) -> None:
+    facts = write_facts(tmp_path / "facts.jsonl", make_facts(1, start=7))
+    with closing(connect(world.workspace.database, writing=True)) as db:
+        db.execute("UPDATE alembic_version SET version_num = '0003'")
+    before = everything(world)
+    options = [tmp_path / part if part == "edited" else part for part in how]
+    status, _, err = run_malmen(world, "apply", facts, *options)
+    assert status == ExitCode.FAILED and "malmen init" in err
+    assert everything(world) == before
 
 
 def test_the_active_facts_alone_can_be_copied(world: World, tmp_path: Path) -> None:

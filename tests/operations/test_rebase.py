@@ -143,6 +143,6 @@ def test_the_command(world: World) -> None:
     status, out, err = run_malmen(world, "log")
     assert status == 0 and "rebase" in out and other[:10] in out
     status, out, err = run_malmen(world, "rebase", "--editor", former)
-    assert status in (0, 3) and f"malmen rebase --editor {other}" in out
+    assert status in (0, 3) and f"malmen rebase --model tiny --editor {other}" in out
     status, out, err = run_malmen(world, "rebase", "--editor", "nobody")
     assert status == 2 and not out
