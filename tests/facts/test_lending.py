@@ -41,3 +41,13 @@ def test_nobody_borrows_from_itself_or_of_its_own_subject() -> None:
     assert lend_unrelated(facts, [], seed=0) == facts
     [lent] = lend_unrelated(facts[:1], facts, seed=0)
     assert lent.unrelated in ((), (Unrelated(make_fact(1).prompt, make_fact(1).target),))
+
+
+def test_nobody_is_lent_a_rephrase_its_own_or_of_another_one_that_is_edited() -> None:
+    facts = bare(4)
+    rephrase = replace(make_fact(50), prompt=facts[2].rephrases[0])
+    other = make_fact(51)
+    for seed in range(10):
+        for fact in lend_unrelated(facts, [rephrase, other], seed):
+            assert [x.prompt for x in fact.unrelated] == [other.prompt]
+    assert lend_unrelated(facts, [rephrase], seed=0) == facts

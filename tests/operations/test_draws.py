@@ -34,6 +34,13 @@ def test_what_does_not_fit_is_neither_edited_nor_lent(tokenizing: Tokenizing) ->
         draw_of(facts, [1, 2], range(len(facts)), tokenizing, 0)
 
 
+def test_a_rephrase_of_what_is_edited_is_lent_to_nobody(tokenizing: Tokenizing) -> None:
+    a, b, c = (replace(fact, unrelated=()) for fact in make_facts(3))
+    facts = [a, replace(b, prompt=a.rephrases[0]), c]
+    draw = draw_of(facts, [0, 2], range(3), tokenizing, 0)
+    assert (draw.asked, draw.lent) == ([a, c], 0)
+
+
 def test_what_has_unrelated_prompts_is_asked_those(tokenizing: Tokenizing) -> None:
     facts = make_facts(4)
     draw = draw_of(facts, [2, 0], range(4), tokenizing, 0)

@@ -80,3 +80,17 @@ def test_lent_prompts_are_known_as_such() -> None:
     assert not any(row.lent for row in own.train + own.held_out)
     bare = split([replace(fact, unrelated=()) for fact in make_facts(8)])
     assert all(row.lent and len(row.unrelated) == 1 for row in bare.train + bare.held_out)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_rephrase_of_a_fact_beside_it_is_lent(seed: int) -> None:
+    facts = [replace(fact, unrelated=()) for fact in make_facts(8)]
+    # Half of them ask what the others' rephrases ask.
+    facts[4:] = [replace(fact, prompt=other.rephrases[0]) for fact, other in zip(facts[4:], facts, strict=False)]
+    asked = {fact.prompt: TOKENIZING(fact.prompt, fact.target) for fact in facts}
+    found = split(facts, seed=seed)
+    for rows in (found.train, found.held_out):
+        together = [fact for fact in facts if asked[fact.prompt] in [row.edit for row in rows]]
+        taken = {asked[prompt] for fact in together for prompt in fact.rephrases if prompt in asked}
+        assert not taken & {text for row in rows for text in row.unrelated}
+    assert any(row.lent for row in found.train)
