@@ -110,34 +110,46 @@ PAPER = {
 RECIPES: dict[str, dict[str, Any]] = {"malmen": {}, "paper": PAPER}
 
 
-def resolve_training(recipe: Recipe, file: Path | None, flags: dict[str, Any]) -> TrainingConfig:
+_LIMITS = ("steps", "minutes")
+
+
+def resolve_training(recipe: Recipe | None, file: Path | None, flags: Mapping[str, Any]) -> TrainingConfig:
     """A recipe, overlaid with a JSON or TOML file, overlaid with flags; `editor.rank` style names reach inside.
+
+    A limit among the flags takes the place of whatever limit the file has.
+
+    Args:
+        recipe: None for the file's, or malmen where that names none.
 
     Raises:
         UsageError: unknown key, impossible value or unreadable file, each named.
     """
-    return resolve(TrainingConfig, RECIPES[recipe], file, flags)
+    given = read_settings(file)
+    if any(flags.get(limit) is not None for limit in _LIMITS):
+        given = {key: value for key, value in given.items() if key not in _LIMITS}
+    named = recipe or given.get("recipe")
+    start = RECIPES.get(named, {}) if isinstance(named, str) else {}
+    return resolve(TrainingConfig, start, given, {**flags, "recipe": recipe})
 
 
 def resolve(
     settings: type[Settings],
     start: Mapping[str, Any],
-    file: Path | None,
+    given: Mapping[str, Any],
     flags: Mapping[str, Any],
     *,
     what: str = "training settings",
     remedy: str = "`malmen train --help` lists the settings.",
 ) -> Settings:
-    """Settings of any kind: where they start, overlaid with a file, overlaid with those flags that are not None.
+    """Settings of any kind: where they start, overlaid with a file's, overlaid with those flags that are not None.
 
     Args:
         what, remedy: of the errors.
 
     Raises:
-        UsageError: unknown key, impossible value or unreadable file, each named.
+        UsageError: unknown key or impossible value, each named.
     """
     merged: dict[str, Any] = {}
-    given = _read(file) if file else {}
     try:
         for layer in (start, given, {k: v for k, v in flags.items() if v is not None}):
             _overlay(merged, layer, what)
@@ -166,9 +178,16 @@ def _overlay(target: dict[str, Any], layer: Mapping[str, Any], what: str) -> Non
             target[key] = value
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_settings(file: Path | None) -> dict[str, Any]:
+    """What a JSON or TOML file of settings holds; nothing without a file.
+
+    Raises:
+        UsageError: it cannot be read, or holds no table.
+    """
     import tomllib
 
+    if file is None:
+        return {}
     try:
         with file.open("rb") as opened:
             content = opened.read(LARGEST + 1)

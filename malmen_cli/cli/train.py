@@ -76,8 +76,13 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of everything random (default: 0).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run of these settings.")] = False,
     recipe: Annotated[
-        Literal["malmen", "paper"], typer.Option("--recipe", help="Our defaults, or the choices of arXiv 2311.04661.")
-    ] = "malmen",
+        Literal["malmen", "paper"] | None,
+        typer.Option(
+            "--recipe",
+            help="Where settings start: our defaults, or the choices of arXiv 2311.04661 (default: as --config names "
+            "it, else malmen).",
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(

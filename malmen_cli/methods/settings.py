@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from malmen_cli.config import RunSettings, resolve
+from malmen_cli.config import RunSettings, read_settings, resolve
 from malmen_cli.methods.registry import Method
 
 
@@ -116,7 +116,7 @@ def resolve_settings(method: Method, file: Path | None, flags: dict[str, Any]) -
     return resolve(
         settings,
         {"method": method.name},
-        file,
+        read_settings(file),
         flags,
         what=f"settings of {method.name}",
         remedy=f"Settings of {method.name} are {', '.join(settings.model_fields)}.",

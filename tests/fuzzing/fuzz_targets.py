@@ -283,11 +283,11 @@ def plan(data: bytes) -> bool:
 def settings(data: bytes, suffix: str) -> bool:
     """Training settings: what is accepted gives the same settings when it is written as JSON and read again."""
     try:
-        found = resolve_training("malmen", placed(f"settings{suffix}", data), {})
+        found = resolve_training(None, placed(f"settings{suffix}", data), {})
     except MalmenError as error:
         printable(error.message, limit=None).encode()
         return False
-    again = resolve_training("malmen", placed("again.json", found.model_dump_json().encode()), {})
+    again = resolve_training(None, placed("again.json", found.model_dump_json().encode()), {})
     require(again == found, "settings that do not last")
     return True
 

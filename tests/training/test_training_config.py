@@ -31,7 +31,31 @@ def test_toml_says_the_same_as_json(tmp_path: Path) -> None:
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     settings = resolve_training("paper", None, {"steps": 3})
     (tmp_path / "s.json").write_text(settings.model_dump_json())
-    assert resolve_training("malmen", tmp_path / "s.json", {}) == settings
+    assert resolve_training(None, tmp_path / "s.json", {}) == settings
+
+
+def test_a_limit_by_flag_takes_the_place_of_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    for text, flags, steps, minutes in [
+        ('{"steps": 3}', {"minutes": 0.2}, None, 0.2),
+        ('{"minutes": 5}', {"steps": 4, "minutes": None}, 4, None),
+        ('{"steps": 3, "minutes": 5}', {"steps": 4, "minutes": 6}, 4, 6),
+        ('{"steps": 3}', {"clip": 2, "minutes": None}, 3, None),
+    ]:
+        file.write_text(text)
+        settings = resolve_training("malmen", file, flags)
+        assert (settings.steps, settings.minutes) == (steps, minutes)
+
+
+def test_the_recipe_is_where_settings_start_whoever_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "s.json"
+    paper = resolve_training("paper", None, {"clip": 2.0})
+    file.write_text('{"recipe": "paper", "clip": 2}')
+    assert resolve_training(None, file, {}) == paper
+    assert resolve_training("malmen", file, {}) == TrainingConfig(clip=2)
+    file.write_text('{"recipe": "malmen", "clip": 2}')
+    assert resolve_training("paper", file, {}) == paper
+    assert resolve_training(None, file, {}) == resolve_training(None, None, {"clip": 2}) == TrainingConfig(clip=2)
 
 
 def test_the_paper_recipe_is_the_papers() -> None:
@@ -47,6 +71,8 @@ def test_the_paper_recipe_is_the_papers() -> None:
         ('{"editor": {"rnk": 1}}', "editor.rnk"),
         ('{"editor.rnk": 1}', "editor.rnk"),
         ('{"clip": -1}', "clip"),
+        ('{"recipe": "own"}', "recipe"),
+        ('{"recipe": ["paper"]}', "recipe"),
         ('{"clip": NaN}', "clip"),
         ('{"held_out": 1}', "held_out"),
         ('{"steps": "many"}', "steps"),
@@ -60,7 +86,7 @@ def test_the_paper_recipe_is_the_papers() -> None:
 def test_what_cannot_be_meant_is_named(tmp_path: Path, text: str, named: str) -> None:
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match=named):
-        resolve_training("malmen", tmp_path / "s.json", {})
+        resolve_training(None, tmp_path / "s.json", {})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
