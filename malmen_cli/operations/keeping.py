@@ -36,11 +36,14 @@ def chosen_layers(ledger: Ledger, model: ModelRecord, globs: Sequence[str] | Non
 def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
     """The record of an editor that is in no ledger, as keeping it would make it but for when.
 
-    Its id is the digest of what it is (tensors, base, layers, settings, model), not of how it came to be.
+    Its id is the digest of what it is (tensors, base, layers, settings, model), not of how it came to be: but for the
+    running text, since an editor is asked for by that too, and two texts may begin alike and give the same tensors.
     """
     description = json.loads(files[DESCRIPTION])
     identity = {name: description[name] for name in ("base", "layers", "config")} | {"model": model.name}
     training = description["training"]
+    if "text" in training:
+        identity["text"] = training["text"]
     scores: dict[str, Any] = max(training.get("history", ()), key=lambda record: record["summary"], default={})
     if "made" in training:  # of a method without training
         made_from = {"calibrated_on": training.get("facts"), "text": training.get("text")}

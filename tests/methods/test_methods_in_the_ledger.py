@@ -210,6 +210,31 @@ class TestMixing:
             for text, found in ((first, made), (None, made), (second, None)):
                 assert find_by_method(ledger, model, MethodRequest(memit, text=text)) == found
 
+    def test_a_text_that_begins_alike_can_be_moved_to(self, bare: World) -> None:
+        """What is read of either gives the same tensors, and what a refusal advises must lead on all the same."""
+        quick = {"covariance_tokens": 64, "target_steps": 2, "prefixes": ("The",), "prefix_tokens": 3}
+        memit = method_named("memit")
+        settings = resolve_settings(memit, None, quick)
+        first, second = (
+            MethodRequest(memit, settings, f"{'The capital of France is Paris. ' * 40}{end}") for end in ("", "Rivers.")
+        )
+        with bare.ledger() as (ledger, model):
+
+            def apply_by(request: MethodRequest, facts: list[Fact]) -> Applied:
+                options = ApplyOptions(method=request, sample=0, check_old=0)
+                return apply_facts(ledger, model, fact_set(facts), options, "malmen apply")
+
+            apply_by(first, A)
+            with pytest.raises(UsageError, match="other settings or text") as refused:
+                apply_by(second, B)
+            assert str(refused.value.remedy).endswith("malmen rebase --method memit --method-settings FILE --text FILE")
+            moved = rebase(ledger, model, second, "malmen rebase", sample=0)
+            assert moved.entry is not None and moved.editor.id != moved.former
+            assert apply_by(second, B).proposal.editor.id == moved.editor.id
+        bare.revert("HEAD")
+        bare.revert("HEAD")
+        assert sound(bare)
+
     def test_an_editor_without_training_is_nobodys_default(self, bare: World) -> None:
         make(bare, "ultraedit")
         with pytest.raises(UsageError, match=r"no trained editor, but of other methods ultraedit \(") as refused:
