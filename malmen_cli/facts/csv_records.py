@@ -16,7 +16,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from malmen_cli.errors import BadFacts
 from malmen_cli.facts.decoding import UNDECODED, Problems
@@ -39,16 +39,21 @@ def is_csv(text: str) -> bool:
     return any(_column(cell) in _NEEDED for _, header in _rows(first[0]) if isinstance(header, list) for cell in header)
 
 
-def csv_records(text: str, problems: Problems) -> Iterator[tuple[int, dict[str, object]]]:
+def csv_records(
+    text: str, problems: Problems, *, needed: Collection[str] = _NEEDED
+) -> Iterator[tuple[int, dict[str, object]]]:
     """Yield (line, fields) for every row below the header; `problems` gets the others. Empty rows are skipped.
 
     A row that is no CSV is left where its error is found, and reading goes on at the next line. Nothing is read below
     an unusable header.
+
+    Args:
+        needed: columns that there must be.
     """
     rows = _rows(text)
     line, header = next(rows, (1, list(_NEEDED)))  # of an empty text there is nothing to say here
     columns = [] if isinstance(header, str) else [_column(cell) for cell in header]
-    if wrong := [header] if isinstance(header, str) else list(_wrong_columns(columns)):
+    if wrong := [header] if isinstance(header, str) else list(_wrong_columns(columns, needed)):
         problems.add(line, *(f"{reason}; nothing after it was read" for reason in wrong))
         return
     for line, cells in rows:
@@ -89,13 +94,13 @@ def _column(cell: str) -> str:
     return cell.strip().casefold()
 
 
-def _wrong_columns(columns: list[str]) -> Iterator[str]:
+def _wrong_columns(columns: list[str], needed: Collection[str]) -> Iterator[str]:
     """What is wrong with a header."""
     if unknown := dict.fromkeys(name for name in columns if name not in COLUMNS):
         yield f"unknown column {listed(unknown)}; known are {', '.join(COLUMNS)}"
     if repeated := [name for name, count in Counter(columns).items() if count > 1 and name in COLUMNS]:
         yield f"column named more than once: {listed(repeated)}"
-    if missing := [f"'{name}'" for name in _NEEDED if name not in columns]:
+    if missing := [f"'{name}'" for name in needed if name not in columns]:
         yield f"the header names no column {' and no '.join(missing)}"
 
 

@@ -12,13 +12,11 @@ from typing import Literal
 from malmen_cli.errors import BadFacts
 from malmen_cli.facts.csv_records import csv_records, is_csv
 from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, is_text
-from malmen_cli.facts.fact import Fact
 from malmen_cli.facts.fields import Fields, printable, refuse
-from malmen_cli.facts.formats import fact_from_row
+from malmen_cli.facts.formats import fact_from_row, with_any_targets
 from malmen_cli.facts.json_records import json_records
 from malmen_cli.facts.reading import file_bytes
 
-_OWN = frozenset({"prompt", "subject", "rephrases", "unrelated", "tags", "source"})  # a fact's, but for the target
 _JSON = re.compile(r'\s*(?:\{|\[\s*[{"\]])')  # a text may begin with [INST]
 
 _LAYOUT = "one prompt a line, or a fact file, whose targets may be left out"
@@ -48,7 +46,8 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
 
     Plain text is one prompt a line; blank lines are skipped, and white space at a line's end is no part of the prompt.
     A file of facts is in any format that `read_fact_set` knows: of every record the prompt, its rephrases and its
-    unrelated prompts are taken, targets are not looked at and may be missing; in a JSON list a text is a prompt.
+    unrelated prompts are taken, targets are not looked at and may be missing (of KnowEdit's probes those without an
+    answer are left out); in a JSON list a text is a prompt.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
@@ -80,7 +79,7 @@ def _prompts(text: str, problems: Problems) -> Iterator[str]:
     if _JSON.match(text):
         records: Iterator[tuple[int, object]] = json_records(text, problems)
     elif is_csv(text):
-        records = csv_records(text, problems)
+        records = csv_records(text, problems, needed=("prompt",))
     else:
         records = _lines(text, problems)
     for line, row in records:
@@ -107,8 +106,7 @@ def _of_record(row: object) -> Iterator[str]:
         return
     if not isinstance(row, Mapping):
         refuse("neither a prompt nor a fact")
-    # A record of nothing but own fields lacks its target alone.
-    fact = Fact.from_json({**row, "target": "any"}) if row.keys() <= _OWN else fact_from_row(row)
+    fact = fact_from_row(with_any_targets(row))
     yield fact.prompt
     yield from fact.rephrases
     yield from (other.prompt for other in fact.unrelated)

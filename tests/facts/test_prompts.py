@@ -43,6 +43,34 @@ def test_what_is_read(tmp_path: Path, data: str, prompts: tuple[str, ...]) -> No
     assert read(tmp_path, data) == prompts
 
 
+@pytest.mark.parametrize(
+    ("data", "prompts"),
+    [
+        ('{"prompt": "a", "unrelated": [{"prompt": "b"}, {"prompt": "c", "target": 1}]}', ("a", "b", "c")),
+        ('{"prompt": "a", "target": null}', ("a",)),
+        ("prompt,subject\na,x\n", ("a",)),
+        ('prompt,target,unrelated\na,,"[{""prompt"": ""b""}]"\n', ("a", "b")),
+        ('{"src": "a", "rephrase": "b", "loc": "nq question: c"}', ("a", "b", "c")),
+        ('{"src": "a", "alt": "x", "ans": "y", "loc": null}', ("a",)),
+        ('{"prompt": "a", "rephrase_prompt": "b", "locality_prompt": "c"}', ("a", "b", "c")),
+        ('{"prompt": "a", "target_new": "", "locality_prompt": "c", "case_id": 1}', ("a", "c")),
+        ('{"prompt": "a", "target_new": "x", "locality_prompt": " ", "locality_ground_truth": ""}', ("a",)),
+        ('{"prompt": "a", "equiv_prompt": "b", "unrel_prompt": "c"}', ("a", "b", "c")),
+        ('{"prompt": "a", "label": null}', ("a",)),
+        (
+            '{"prompt": "a", "rephrase": "b", "locality": {"R": [{"prompt": "c", "ground_truth": ["x"]}]}}',
+            ("a", "b", "c"),
+        ),
+        (
+            '{"requested_rewrite": {"prompt": "{} is", "subject": "a"}, "neighborhood_prompts": ["b"]}',
+            ("a is", "b"),
+        ),
+    ],
+)
+def test_targets_may_be_left_out_in_every_format(tmp_path: Path, data: str, prompts: tuple[str, ...]) -> None:
+    assert read(tmp_path, data) == prompts
+
+
 def test_several_files_are_one_list(tmp_path: Path) -> None:
     assert read(tmp_path, "a\nb\n", '{"prompt": "b"}\n{"prompt": "c"}') == ("a", "b", "c")
 
@@ -57,6 +85,8 @@ def test_several_files_are_one_list(tmp_path: Path) -> None:
         (f"a\n{'x' * (MAX_TEXT_BYTES + 1)}\n", 2, "bytes long"),
         ('{"prompt": "a"}\n{"prompt": 1}\n', 2, "must be text"),
         ('{"prompt": "a"}\n{"promt": "b"}\n', 2, "not a fact"),
+        ('{"prompt": "a"}\n{"prompt": "b", "unrelated": [1]}\n', 2, "must be an object"),
+        ("target,subject\nx,y\n", 1, "no column 'prompt'"),
         ('{"prompt": "a"}\n{"prompt": "b", "target": "c", "rephrase": "d"}\n', 2, "unknown field"),
         ('{"prompt": "a"\n', 1, "not JSON"),
         ('["a", 5]', 1, "neither"),
