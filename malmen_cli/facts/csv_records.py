@@ -31,12 +31,18 @@ _FIRST_LINE = re.compile(r"\S[^\r\n]{0,65535}")  # a header is shorter: all of a
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 
 
-def is_csv(text: str) -> bool:
-    """Whether `text` starts with a header: a row, not of JSON, that names the prompt or the target."""
+def is_csv(text: str, *, known: int = 1) -> bool:
+    """Whether `text` starts with a header: a row, not of JSON, that names the prompt or the target.
+
+    Args:
+        known: how many of the columns there are it must name at least.
+    """
     first = _FIRST_LINE.search(text)
     if first is None or text[first.start()] in "{[":
         return False
-    return any(_column(cell) in _NEEDED for _, header in _rows(first[0]) if isinstance(header, list) for cell in header)
+    rows = (header for _, header in _rows(first[0]) if isinstance(header, list))
+    named = {column for header in rows for cell in header if (column := _column(cell)) in COLUMNS}
+    return not named.isdisjoint(_NEEDED) and len(named) >= known
 
 
 def csv_records(

@@ -15,9 +15,10 @@ from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, is_text
 from malmen_cli.facts.fields import Fields, printable, refuse
 from malmen_cli.facts.formats import fact_from_row, with_any_targets
 from malmen_cli.facts.json_records import json_records
-from malmen_cli.facts.reading import file_bytes
+from malmen_cli.facts.reading import file_bytes, named_csv
 
-_JSON = re.compile(r'\s*(?:\{|\[\s*[{"\]])')  # a text may begin with [INST]
+_JSON = re.compile(r"""\s*(?:\{\s*["']|\[\s*[{"\]])""")  # a text may begin with [INST] or {name}
+_HEADER = 2  # columns of a table of another name than .csv: a text may begin with the word Target and a comma
 
 _LAYOUT = "one prompt a line, or a fact file, whose targets may be left out"
 
@@ -45,6 +46,7 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
     """Read files of prompts, UTF-8, a byte-order mark allowed: each either plain text or facts.
 
     Plain text is one prompt a line; blank lines are skipped, and white space at a line's end is no part of the prompt.
+    It is what neither begins as JSON does nor with the names of two columns (one, where the file is named .csv).
     A file of facts is in any format that `read_fact_set` knows: of every record the prompt, its rephrases and its
     unrelated prompts are taken, targets are not looked at and may be missing (of KnowEdit's probes those without an
     answer are left out); in a JSON list a text is a prompt.
@@ -64,7 +66,7 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
         if not is_text(data):
             problems.add(1, "not a text file")
             data = b""
-        prompts = dict.fromkeys(_prompts(decoded(data), problems))
+        prompts = dict.fromkeys(_prompts(decoded(data), 1 if named_csv(path) else _HEADER, problems))
         if not problems and not prompts:
             problems.add(1, "no prompts in this file")
         found |= prompts
@@ -75,10 +77,10 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
     return Prompts(tuple(found), ", ".join(names))
 
 
-def _prompts(text: str, problems: Problems) -> Iterator[str]:
+def _prompts(text: str, columns: int, problems: Problems) -> Iterator[str]:
     if _JSON.match(text):
         records: Iterator[tuple[int, object]] = json_records(text, problems)
-    elif is_csv(text):
+    elif is_csv(text, known=columns):
         records = csv_records(text, problems, needed=("prompt",))
     else:
         records = _lines(text, problems)

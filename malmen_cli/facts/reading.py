@@ -57,7 +57,7 @@ def read_fact_set(
     if not is_text(data):
         raise BadFacts([f"{name}:1: not a text file"], remedy=f"Give it {_LAYOUT}.")
     text = decoded(data)
-    if format is None and (is_csv(text) or (_named_csv(path) and not text.lstrip().startswith(("{", "[")))):
+    if format is None and (is_csv(text) or (named_csv(path) and not text.lstrip().startswith(("{", "[")))):
         format = "csv"
     for line, row in csv_records(text, problems) if format == "csv" else json_records(text, problems):
         try:
@@ -84,7 +84,8 @@ def read_fact_set(
     return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
 
 
-def _named_csv(path: Path | Literal["-"]) -> bool:
+def named_csv(path: Path | Literal["-"]) -> bool:
+    """Whether the file's name says that it is CSV."""
     return isinstance(path, Path) and path.suffix.lower() == ".csv"
 
 

@@ -30,6 +30,10 @@ def read(folder: Path, data: str | bytes, *more: str) -> tuple[str, ...]:
         ("\ufeffone\ntwo", ("one", "two")),
         ("[INST] who? [/INST]\nand\n", ("[INST] who? [/INST]", "and")),
         ("# no comment\n", ("# no comment",)),
+        ("Target, the US retailer, was founded in\n", ("Target, the US retailer, was founded in",)),
+        ("Prompt\nProtect\n", ("Prompt", "Protect")),
+        ("{name} was born in\n", ("{name} was born in",)),
+        ("{} is\n", ("{} is",)),
         ('{"prompt": "a "}\n{"prompt": "b", "target": "x"}\n', ("a", "b")),
         ('{"prompt": "a", "rephrases": ["b", "a"], "unrelated": [{"prompt": "c", "target": "x"}]}', ("a", "b", "c")),
         ('["a", {"prompt": "b"}]', ("a", "b")),
@@ -71,6 +75,16 @@ def test_targets_may_be_left_out_in_every_format(tmp_path: Path, data: str, prom
     assert read(tmp_path, data) == prompts
 
 
+def test_a_table_of_one_column_is_named_csv(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.CSV"
+    file.write_text('Prompt\n"one, two"\n')
+    assert read_prompts([file]).texts == ("one, two",)
+    file.write_text("Target\nx\n")
+    with pytest.raises(BadFacts) as refused:
+        read_prompts([file])
+    assert "no column 'prompt'" in refused.value.problems[0]
+
+
 def test_several_files_are_one_list(tmp_path: Path) -> None:
     assert read(tmp_path, "a\nb\n", '{"prompt": "b"}\n{"prompt": "c"}') == ("a", "b", "c")
 
@@ -89,6 +103,8 @@ def test_several_files_are_one_list(tmp_path: Path) -> None:
         ("target,subject\nx,y\n", 1, "no column 'prompt'"),
         ('{"prompt": "a"}\n{"prompt": "b", "target": "c", "rephrase": "d"}\n', 2, "unknown field"),
         ('{"prompt": "a"\n', 1, "not JSON"),
+        ("{'prompt': 'a'}\n", 1, "not JSON"),
+        ("prompt,target,sources\na,x,y\n", 1, "unknown column"),
         ('["a", 5]', 1, "neither"),
     ],
 )
