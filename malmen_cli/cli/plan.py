@@ -169,8 +169,7 @@ def _by_method(
             raise UsageError(
                 f"a saved plan names an editor that is kept, and {model.name} has none of {request.method.name} yet: "
                 "one would be made for this plan alone",
-                remedy="Leave out -o; or make and keep one first: "
-                f"malmen train FILE --model {model.name} --method {request.method.name}",
+                remedy=f"Leave out -o; or make and keep one first: {request.method.train_command(model.name)}",
             )
         return editor_by_method(
             ledger,

@@ -42,6 +42,8 @@ _OF_UNTRAINED = (
     *("dtype", "chat_template", "end_of_text", "device", "lock_timeout", "workspace", "json", "quiet"),
 )
 
+_OF_FACTS = ("file", "split", "format", "on_conflict")
+
 
 def register(app: typer.Typer) -> None:
     app.command(
@@ -88,7 +90,8 @@ def train(
         typer.Option(
             "--method",
             metavar="NAME",
-            help=f"The kind of editor: {', '.join(METHODS)}. Those that need no training are only made, of FILE.",
+            help=f"The kind of editor: {', '.join(METHODS)}. Those that need no training are only made: ultraedit of "
+            "FILE, memit of --text, the others of neither.",
         ),
     ] = "malmen",
     text: TextOption = None,
@@ -174,6 +177,8 @@ def train(
     chosen = method_named(method)
     if not chosen.trained:
         refuse_idle(context, f"{method}, which is not trained", used=_OF_UNTRAINED)
+        idle = (() if chosen.per_fact else _OF_FACTS) + (() if chosen.seeded else ("seed",))
+        refuse_idle(context, f"making an editor of {method}", idle=idle)
         flags_of_run: dict[str, Any] = {
             "dtype": dtype,
             "chat_template": chat_template,

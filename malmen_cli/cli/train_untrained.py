@@ -46,7 +46,7 @@ def make_untrained(
 
     settings = resolve_settings(method, config, flags)
     facts = None
-    if method.per_fact or file is not None or split is not None:
+    if method.per_fact:
         facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     from malmen_cli.operations.method_editors import MethodRequest, make_and_keep
     from malmen_cli.operations.models import find_model, pick_device

@@ -22,7 +22,7 @@ class Method:
         per_fact: a fact's rows depend on the fact alone; else the shift is made anew from the whole set of facts.
         trained: its editors come from `malmen train`; else one is made when it is first asked for.
         settings, implementation: `module:class` of its settings and of what does the work.
-        takes_text: it is made from running text too.
+        takes_text: it is made from running text too. seeded: its seed has a part, in its training or its shifts.
     """
 
     name: str
@@ -33,6 +33,13 @@ class Method:
     settings: str
     implementation: str
     takes_text: bool = False
+    seeded: bool = False
+
+    def train_command(self, model: str) -> str:
+        """What trains or makes an editor of it, with no more than has a part in it."""
+        words = ["malmen train", *(["FILE"] if self.per_fact else []), f"--model {model}"]
+        words += [] if self.name == "malmen" else [f"--method {self.name}"]
+        return " ".join(words + (["--text FILE"] if self.takes_text else []))
 
     def settings_class(self) -> type[RunSettings]:
         found: type[RunSettings] = _loaded(self.settings)
@@ -52,6 +59,7 @@ _METHODS = (
         trained=True,
         settings="malmen_cli.config:TrainingConfig",
         implementation="malmen_cli.editing.editor:Editor",
+        seeded=True,
     ),
     Method(
         "mend",
@@ -61,6 +69,7 @@ _METHODS = (
         trained=True,
         settings="malmen_cli.config:TrainingConfig",
         implementation="malmen_cli.methods.mend:MendEditor",
+        seeded=True,
     ),
     Method(
         "ultraedit",
@@ -79,6 +88,7 @@ _METHODS = (
         trained=False,
         settings="malmen_cli.methods.settings:FineTuningSettings",
         implementation="malmen_cli.methods.fine_tuning:FineTuning",
+        seeded=True,
     ),
     Method(
         "locft-bf",
@@ -88,6 +98,7 @@ _METHODS = (
         trained=False,
         settings="malmen_cli.methods.settings:LocFTSettings",
         implementation="malmen_cli.methods.locft:LocFT",
+        seeded=True,
     ),
     Method(
         "memit",

@@ -80,10 +80,9 @@ def editor_by_method(
     if (found := find_by_method(ledger, model, request, beside=beside)) is not None:
         return Chosen(found)
     if method.trained or not make:
-        flag = "" if method.name == "malmen" else f" --method {method.name}"
         raise UsageError(
             f"{model.name} has no editor of the method {method.name} yet",
-            remedy=f"{'Train' if method.trained else 'Make'} one: malmen train FILE --model {model.name}{flag}",
+            remedy=f"{'Train' if method.trained else 'Make'} one: {method.train_command(model.name)}",
         )
     made = make_editor(ledger, model, request, facts, device=device, batch_tokens=batch_tokens, progress=progress)
     return Chosen(unkept(model, made.files), made)

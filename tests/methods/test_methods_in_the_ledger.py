@@ -316,6 +316,29 @@ class TestOnTheCommandLine:
         code, _, said = run_malmen(world, "train", file, "--method", "ultraedit", "--steps", "5", "--seed", "1")
         assert code == 2 and "--steps has no part in ultraedit, which is not trained" in said, said
 
+    def test_options_without_a_part_in_making_an_editor_are_refused(self, tmp_path: Path) -> None:
+        """Of another seed the same editor would be made, under another id; and of these facts nothing."""
+        world = make_world(tmp_path, training=None)
+        file = write_facts(tmp_path / "facts.jsonl", A)
+        for words, idle in [
+            ((file, "--method", "ultraedit", "--seed", "1"), "--seed has no part in making an editor of ultraedit"),
+            ((file, "--method", "ft"), "FILE has no part in making an editor of ft"),
+            (("--split", "x", "--method", "locft-bf"), "--split has no part in making an editor of locft-bf"),
+            ((file, "--method", "memit", "--seed", "1"), "FILE, --seed have no part in making an editor of memit"),
+        ]:
+            code, _, said = run_malmen(world, "train", *words)
+            assert code == 2 and idle in said, said
+        code, out, said = run_malmen(world, "train", "--method", "ft", "--seed", "1", "--json")
+        assert code == 0 and json.loads(out)["config"]["seed"] == 1, said
+        with world.ledger() as (_, model):
+            for method, taken in [
+                ("malmen", "FILE --model tiny"),
+                ("ultraedit", "FILE --model tiny --method ultraedit"),
+                ("ft", "--model tiny --method ft"),
+                ("memit", "--model tiny --method memit --text FILE"),
+            ]:
+                assert METHODS[method].train_command(model.name) == f"malmen train {taken}"
+
     def test_a_workspace_without_an_editor_applies_shows_and_takes_back(self, tmp_path: Path) -> None:
         world = make_world(tmp_path, training=None)
         file = write_facts(tmp_path / "facts.jsonl", A)
