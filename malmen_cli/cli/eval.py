@@ -183,7 +183,8 @@ def evaluate(
     a part of the next larger one. It holds each point as soon as it is made: the same command goes on with it.
 
     A free answer is greedy and ends where the model ends it, or at a line end; cut off by the cap it is no match. It
-    matches if it is the target, outer white space and one closing full stop aside.
+    matches if it is the target (of one with line breaks the first line), outer white space and one closing full stop
+    aside.
     """
     if show_list or show is not None:
         refuse_idle(context, "--list or --show, which evaluate nothing", used=_OF_KEPT)

@@ -16,24 +16,29 @@ def normalised(text: str) -> str:
 
 
 def exact_match(generated: Generated, target: str) -> bool:
-    """Whether the model said the target, both normalised, and then stopped by itself.
+    """Whether the model said the target (its first line), both normalised, and then stopped by itself.
 
     An answer that ran into the cap is none, whatever it begins with: nobody knows what would have followed.
     """
-    return generated.stopped and normalised(generated.text) == normalised(target)
+    return generated.stopped and normalised(generated.text) == normalised(_first_line(target))
 
 
 def contains(text: str, target: str) -> bool:
-    """Whether the target occurs in an answer, whole words of it, in its own case; white space is all one.
+    """Whether the target (its first line) occurs in an answer, whole words, in its own case; white space is all one.
 
     An answer that holds the target may say something else all the same ("not Rome, but Oslo"), and one that was cut
     off counts too: this is the lenient measure of the field, to be read beside exact match.
     """
-    words = normalised(" ".join(target.split()))
+    words = normalised(" ".join(_first_line(target).split()))
     if not words:
         return False
     before, after = (r"(?<!\w)" if _bounded(words[0]) else ""), (r"(?!\w)" if _bounded(words[-1]) else "")
     return re.search(f"{before}{re.escape(words)}{after}", " ".join(text.split())) is not None
+
+
+def _first_line(target: str) -> str:
+    """What of a target a free answer can hold: its first line, since the answer ends at a line end."""
+    return target.strip().partition("\n")[0]
 
 
 def _bounded(character: str) -> bool:

@@ -175,6 +175,10 @@ class TestExactMatch:
     def test_and_nothing_else(self, said: str) -> None:
         assert not exact_match(Generated(said, True), "Paris")
 
+    def test_an_answer_is_a_line_and_of_a_target_its_first_is_asked(self) -> None:
+        assert exact_match(Generated("London.", True), "London\r\nParis")
+        assert not exact_match(Generated("Paris", True), "London\nParis")
+
     def test_an_answer_that_was_cut_off_matches_nothing(self) -> None:
         assert not exact_match(Generated("Paris", False), "Paris")
 

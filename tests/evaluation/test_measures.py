@@ -28,6 +28,7 @@ from malmen_cli.facts import Fact
         ("the U.S. Navy", "U.S."),
         ("我住在巴黎市", "巴黎"),
         ("-5 degrees", "-5"),
+        ("It is Rome.", "Rome\nItaly"),  # an answer is a line
     ],
 )
 def test_contains_whole_words(answer: str, target: str) -> None:
@@ -43,6 +44,7 @@ def test_contains_whole_words(answer: str, target: str) -> None:
         ("café", "caf"),
         ("", "Rome"),
         ("New Yorkers", "York"),
+        ("Italy", "Rome\nItaly"),
     ],
 )
 def test_does_not_contain(answer: str, target: str) -> None:
