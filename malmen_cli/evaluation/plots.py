@@ -193,6 +193,8 @@ def _draw(axes: Axes, comparison: Comparison, panel: Panel, inches: float) -> No
     for place, label in enumerate(labels):
         index = all_labels.index(label)  # a method keeps its colour when the others have points too
         found = [(size, score) for size in sizes if (score := _score(comparison, label, size, panel.pick)) is not None]
+        if not found:  # bars without a place would leave the layout none
+            continue
         # Lines that fall together are moved apart a little, so that no interval hides another.
         shift = across ** (APART * (place - (len(labels) - 1) / 2))
         x = [size * shift for size, _ in found]

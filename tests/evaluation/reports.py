@@ -87,3 +87,15 @@ def made_up(
     )
     about = {"command": f"malmen eval {text}", "versions": {"malmen": "1"}, "device": "cpu", "created_at": "2026"}
     return Comparison(question=question, about=about, notes=[text], points=points)
+
+
+def without(comparison: Comparison, *subjects: str) -> Comparison:
+    """The same of a file that has no prompts to ask for these scores."""
+    names = {"generalisation": "GS", "locality": "LS"}
+
+    def bare(point: Point) -> Point:
+        scores = point.scores.model_copy(update=dict.fromkeys(subjects, Both()))
+        after = point.after.model_copy(update={names[subject]: None for subject in subjects})
+        return point.model_copy(update={"scores": scores, "after": after})
+
+    return comparison.model_copy(update={"points": [bare(point) for point in comparison.points]})

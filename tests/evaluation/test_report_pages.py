@@ -9,7 +9,7 @@ from io import BytesIO
 
 import numpy
 import pytest
-from reports import NASTY, SHOWN, made_up
+from reports import NASTY, SHOWN, made_up, without
 
 from malmen_cli.evaluation.comparison import SCHEMA, Comparison, Interval, over_seeds
 from malmen_cli.evaluation.plots import COLOURS, DPI, INK, Figure, canvas_of, figure_of, figures, sheets
@@ -201,6 +201,25 @@ def test_figures_are_the_same_every_time_and_lines_differ(drawn: tuple[Compariso
             wanted = numpy.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
             assert (numpy.abs(pixels - wanted).max(-1) < 0.02).sum() > 100, (figure.name, colour)
         assert INK not in figure.svg.partition("</style>")[2] and "currentColor" in figure.svg
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("absent", [("generalisation",), ("locality",), ("generalisation", "locality")])
+def test_what_was_never_asked_leaves_its_panel_empty(absent: tuple[str, ...]) -> None:
+    """Nothing is drawn there, and the figure is laid out as with it."""
+    whole = made_up(sizes=(4, 8))
+    part = without(whole, *absent)
+    for ours, theirs in zip(sheets(part), sheets(whole), strict=True):
+        canvas, full = canvas_of(part, ours), canvas_of(whole, theirs)
+        for drawn in (canvas, full):
+            drawn.draw_without_rendering()
+        for place, other in zip(canvas.axes, full.axes, strict=True):
+            assert place.get_position().width == pytest.approx(other.get_position().width, rel=0.05)
+        [legend], [words] = canvas.legends, full.legends
+        assert [x.get_text() for x in legend.get_texts()] == [x.get_text() for x in words.get_texts()]
+    assert len(figures(part)) == 3
+    # Nor does one without any point yet, whose methods all broke down.
+    assert len(figures(part.model_copy(update={"points": []}))) == 3
 
 
 def test_nothing_is_drawn_over_something_else() -> None:
