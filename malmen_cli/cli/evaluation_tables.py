@@ -57,6 +57,8 @@ def print_evaluation(evaluated: Evaluated, sample: int, by: GroupBy, *, by_was_g
 
 
 def _print_scores(report: Report, generated: bool) -> None:
+    from malmen_cli.evaluation.six_scores import those_there
+
     measures, six = report.measures, report.six_scores
     rows = [
         _row("ES", "edit prompts", report, "edit"),
@@ -77,8 +79,7 @@ def _print_scores(report: Report, generated: bool) -> None:
         print_table(rows, header=("", "edit prompts", "rephrases", "unrelated prompts"))
         print()
     count = sum(score is not None for _, pair in six for score in (pair.forced, pair.generated))
-    of = "the six scores" if count == 6 else plural(count, "score")
-    tell(f"Harmonic mean of {of}, ES, GS and unchanged: {_score(six.harmonic_mean)}")
+    tell(f"Harmonic mean of {those_there(count)}, ES, GS and unchanged: {_score(six.harmonic_mean)}")
 
 
 def _print_groups(report: Report, by: GroupBy, asked: bool) -> None:

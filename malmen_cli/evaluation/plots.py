@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from malmen_cli.errors import UsageError
 from malmen_cli.evaluation.comparison import WAYS, Comparison, Interval, Point, over_seeds
-from malmen_cli.evaluation.six_scores import SUBJECTS
+from malmen_cli.evaluation.six_scores import SUBJECTS, those_there
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,10 +128,11 @@ def sheets(comparison: Comparison) -> list[Sheet]:
         Panel("GS", lambda point: _bare(point.after.GS), "GS: rephrases"),
         Panel("LS", lambda point: _bare(point.after.LS), "LS: unrelated, gold answers"),
     )
-    count = "six" if len(ways) == 2 else "three"
+    there = sum(any(panel.pick(point) is not None for point in comparison.points) for panel in six)
+    scores = those_there(there or len(six))  # before any point those that are to come
     return [
-        Sheet("curve", f"The {count} scores against the number of facts", six, 3),
-        Sheet("harmonic_mean", f"Harmonic mean of the {count} scores", (mean,), 1),
+        Sheet("curve", f"{scores[0].upper()}{scores[1:]} against the number of facts", six, 3),
+        Sheet("harmonic_mean", f"Harmonic mean of {scores}", (mean,), 1),
         Sheet("paper", "ES, GS and LS as in the paper", paper, 3),
     ]
 

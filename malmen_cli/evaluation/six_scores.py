@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Subject = Literal["reliability", "generalisation", "locality"]
 SUBJECTS: tuple[Subject, ...] = ("reliability", "generalisation", "locality")
 
-__all__ = ["SUBJECTS", "Pair", "Score", "SixScores", "Subject", "six_scores"]
+__all__ = ["SUBJECTS", "Pair", "Score", "SixScores", "Subject", "six_scores", "those_there"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,11 @@ class SixScores:
             **{subject: pair.as_dict() for subject, pair in self},
             "harmonic_mean": None if mean is None else mean.as_dict(),
         }
+
+
+def those_there(count: int) -> str:
+    """What a harmonic mean of so many scores is of, in words: without rephrases, say, some of the six are not there."""
+    return "the six scores" if count == 6 else f"{count} score{'' if count == 1 else 's'}"
 
 
 def six_scores(forced: Sequence[Column], generated: Sequence[Column], facts: int) -> SixScores:

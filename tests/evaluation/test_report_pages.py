@@ -183,7 +183,22 @@ def test_without_free_answers_there_are_three_scores() -> None:
     assert "Generated" not in page and "Reliability, generated" not in page
     assert len(score_table(comparison).header) == 6
     [curve, _, _] = sheets(comparison)
-    assert "three scores" in curve.title and len(curve.panels) == 3
+    assert curve.title.startswith("3 scores ") and len(curve.panels) == 3
+
+
+def test_titles_count_the_scores_that_are_there() -> None:
+    whole = made_up(sizes=(4,))
+    for comparison, words in (
+        (whole, "the six scores"),
+        (without(whole, "generalisation"), "4 scores"),
+        (without(made_up(sizes=(4,), generated=False), "generalisation", "locality"), "1 score"),
+        (whole.model_copy(update={"points": []}), "3 scores"),
+    ):
+        curve, mean, _ = (sheet.title for sheet in sheets(comparison))
+        assert curve.lower() == f"{words} against the number of facts" and mean == f"Harmonic mean of {words}"
+    drawn = figures(without(whole, "generalisation"))
+    for page in (html_page, markdown_page):
+        assert "six scores" not in page(without(whole, "generalisation"), drawn).lower()
 
 
 def test_figures_are_the_same_every_time_and_lines_differ(drawn: tuple[Comparison, list[Figure]]) -> None:
