@@ -126,7 +126,8 @@ def apply(
     Gates are ES, GS, LS (shares of the target's tokens) and UNCHANGED (of the base's own answers to unrelated prompts),
     with _GENERATED of free answers; each must hold of the new facts, and of all earlier ones that stay; with NEW_ or
     OLD_ of these alone. PROTECTED is the share of --protect's prompts whose free answer is the base's: all of them,
-    unless --require says otherwise. Where a gate fails, or cannot be asked, nothing is written.
+    unless --require says otherwise. A prompt that does not fit the model counts as wrong. Where a gate fails, or cannot
+    be asked, nothing is written.
     """
     named = (file, split, model, editor, method, format, on_conflict)
     if plan is not None and any(given is not None for given in named):

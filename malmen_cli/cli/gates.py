@@ -43,8 +43,13 @@ def print_gates(said: Mapping[str, Any]) -> None:
             figure = figures[group]
             value = "-" if figure["value"] is None else f"{figure['value']:.4f}"
             outcome = "holds" if figure["holds"] else "fails"
-            rows.append((gate["gate"], _GROUPS[group], f"{figure['asked']:,}", value, outcome))
-    print_table(rows, header=("gates", "of", "asked", "figure", ""))
+            left_out = f"{figure.get('left_out', 0):,}"
+            rows.append([gate["gate"], _GROUPS[group], f"{figure['asked']:,}", left_out, value, outcome])
+    header = ["gates", "of", "asked", "left out", "figure", ""]
+    if all(row[3] == "0" for row in rows):
+        for row in [header, *rows]:
+            del row[3]
+    print_table(rows, header=header)
     protected = said.get("protected")
     if protected:
         tell(f"protected: {plural(protected['prompts'], 'prompt')} of {protected['source']}")
@@ -58,8 +63,6 @@ def say_failures(verdicts: Verdicts) -> None:
             say(verdict.words(group))
             for line in _lines(figure.worst):
                 say(f"  {line}")
-            if figure.left_out and figure.asked:
-                say(f"  {plural(figure.left_out, 'more prompt')} cannot be asked of this model")
 
 
 def _lines(worst: Sequence[Shortfall]) -> Iterator[str]:

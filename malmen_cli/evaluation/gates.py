@@ -9,7 +9,7 @@ A gate is NAME OP NUMBER, such as `ES>=0.95`; several are parted by commas, and 
   `NEW_` or `OLD_` before it, of one group alone;
 - `PROTECTED`: of the prompts that must not change, the share whose free greedy answer is the base's to the letter.
 
-OP is `>=` or `>`; NUMBER is 0 to 1, or a percentage.
+Of facts' prompts those that do not fit the model count as wrong. OP is `>=` or `>`; NUMBER is 0 to 1, or a percentage.
 """
 
 from __future__ import annotations

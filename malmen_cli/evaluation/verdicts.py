@@ -45,7 +45,8 @@ class Figure:
     """A mean over prompts, added up one by one.
 
     Attributes:
-        asked: prompts that were. left_out: those that could not be (longer than the model's positions, say).
+        asked: prompts that were. left_out: those that could not be (longer than the model's positions, say): they count
+            as 0, so that the mean of all is no lower, whatever the model would say to them.
         worst: of those with less than 1, the lowest.
     """
 
@@ -63,7 +64,13 @@ class Figure:
 
     @property
     def mean(self) -> float | None:
-        return self.total / self.asked if self.asked else None
+        """None where no prompt was asked."""
+        return self.total / self.count if self.asked else None
+
+    @property
+    def count(self) -> int:
+        """All prompts that there are, whether they could be asked or not."""
+        return self.asked + self.left_out
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,10 @@ class Verdict:
         """The verdict from the figures of all of a gate's groups.
 
         Old facts that have no such prompts stop no gate that new facts must pass as well; nor, where there is no old
-        fact at all, does that stop a gate on them.
+        fact at all, does that stop a gate on them. Prompts that do not fit the model are there, and stop it.
         """
         excused = not old_facts or gate.groups != ("old",)
-        return cls(gate, {x: y for x, y in figures.items() if x != "old" or y.asked or not excused})
+        return cls(gate, {x: y for x, y in figures.items() if x != "old" or y.count or not excused})
 
     def holds(self, group: Group) -> bool:
         figure = self.figures[group]
@@ -96,11 +103,12 @@ class Verdict:
         gate, figure = self.gate, self.figures[group]
         of = f"{_PROMPTS[gate.measure.kind]} of {_FACTS[group]}" if gate.measure is not None else "protected prompts"
         if figure.mean is None:
-            long = f"; {figure.left_out:,} do not fit the model" if figure.left_out else ""
-            return f"{gate} cannot be asked: there are no {of}{long}"
+            none = f"none of {figure.count:,} {of} fits the model" if figure.count else f"there are no {of}"
+            return f"{gate} cannot be asked: {none}"
         short = gate.limit - figure.mean
         missing = f"{short:.2g} short" if short > SLACK else "not above"
-        return f"{gate} is {figure.mean:.4f} of {figure.asked:,} {of}, {missing}"
+        long = f"; {figure.left_out:,} of them do not fit the model and count as 0" if figure.left_out else ""
+        return f"{gate} is {figure.mean:.4f} of {figure.count:,} {of}, {missing}{long}"
 
     def as_dict(self, *, worst: bool) -> dict[str, Any]:
         figures = {

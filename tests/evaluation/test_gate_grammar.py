@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from malmen_cli.cli.gates import print_gates
 from malmen_cli.errors import UsageError
 from malmen_cli.evaluation.gates import MEASURES, NAMES, Gate, Gates, parse_gates
 from malmen_cli.evaluation.verdicts import WORST, Figure, Shortfall, Verdict, Verdicts
@@ -114,6 +115,13 @@ def figure(*values: float) -> Figure:
     return found
 
 
+def partly(*values: float, left_out: int) -> Figure:
+    """A figure of these values, and of prompts that do not fit the model."""
+    found = figure(*values)
+    found.left_out = left_out
+    return found
+
+
 def fails(text: str, *, old_facts: bool, **figures: Figure) -> list[str]:
     [gate] = parse_gates(text)
     return list(Verdict.of(gate, figures, old_facts=old_facts).failed)  # type: ignore[arg-type]
@@ -140,6 +148,37 @@ class TestVerdicts:
         assert fails("OLD_GS>=0", old_facts=True, old=figure()) == ["old"]
         assert fails("OLD_GS>=0", old_facts=False, old=figure()) == []
 
+    @pytest.mark.parametrize("text", ["GS>=0.9", "OLD_GS>=0.9"])
+    def test_prompts_that_do_not_fit_the_model_are_no_excuse(self, text: str) -> None:
+        new = {} if text.startswith("OLD") else {"new": figure(1)}
+        assert fails(text, old_facts=True, **new, old=partly(left_out=3)) == ["old"]
+        assert fails(text, old_facts=True, **new, old=partly(1, left_out=99)) == ["old"]
+        # Wrong answers to them would make no difference here.
+        assert fails(text, old_facts=True, **new, old=partly(*[1] * 99, left_out=1)) == []
+
+    def test_what_was_left_out_is_in_the_table_where_anything_was(self, capsys: pytest.CaptureFixture[str]) -> None:
+        [gate] = parse_gates("GS>=0.9")
+        for old, lines in (
+            (figure(1), ["gates    of             asked  figure", "GS>=0.9  earlier facts  1      1.0000  holds"]),
+            (
+                partly(1, left_out=3),
+                [
+                    "gates    of             asked  left out  figure",
+                    "GS>=0.9  earlier facts  1      3         0.2500  fails",
+                ],
+            ),
+            (
+                partly(left_out=3),
+                [
+                    "gates    of             asked  left out  figure",
+                    "GS>=0.9  earlier facts  0      3         -       fails",
+                ],
+            ),
+        ):
+            print_gates(Verdicts([Verdict.of(gate, {"new": figure(1), "old": old}, old_facts=True)], None).as_dict())
+            out = capsys.readouterr().out.splitlines()
+            assert [out[0], out[2]] == lines
+
     @given(st.lists(st.integers(0, 4).map(lambda quarters: quarters / 4), max_size=20))
     def test_the_worst_are_named_the_first_ones_first(self, values: list[float]) -> None:
         short = [(value, place) for place, value in enumerate(values) if value < 1]
@@ -161,6 +200,13 @@ class TestVerdicts:
         [gate] = parse_gates("NEW_LS>=0.75")
         verdict = Verdict.of(gate, {"new": figure(1, 0)}, old_facts=False)
         assert verdict.words("new") == "NEW_LS>=0.75 is 0.5000 of 2 unrelated prompts of new facts, 0.25 short"
-        empty = Verdict.of(gate, {"new": Figure(left_out=3)}, old_facts=False)
-        asked = "NEW_LS>=0.75 cannot be asked: there are no unrelated prompts of new facts; 3 do not fit the model"
-        assert empty.words("new") == asked
+        empty = Verdict.of(gate, {"new": Figure()}, old_facts=False)
+        assert empty.words("new") == "NEW_LS>=0.75 cannot be asked: there are no unrelated prompts of new facts"
+        none = Verdict.of(gate, {"new": Figure(left_out=3)}, old_facts=False)
+        asked = "NEW_LS>=0.75 cannot be asked: none of 3 unrelated prompts of new facts fits the model"
+        assert none.words("new") == asked
+        some = Verdict.of(gate, {"new": partly(1, left_out=3)}, old_facts=False)
+        assert some.words("new") == (
+            "NEW_LS>=0.75 is 0.2500 of 4 unrelated prompts of new facts, 0.5 short; 3 of them do not fit the model and "
+            "count as 0"
+        )
