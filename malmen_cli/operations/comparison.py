@@ -202,29 +202,32 @@ def _free(
     Raises:
         UsageError: every fact is one that an editor was trained on.
     """
-    known: set[int] = set()
-    told = []
-    for entrant in entrants:
-        lessons, label = lessons_of(ledger, entrant.record), entrant.contender.label
-        if lessons is None:
-            told.append(f"{label} does not say what it was trained on: overlap with its training is not known.")
-            continue
-        own = {place for place, fact in enumerate(facts) if lessons.knows_prompt(fact)}
-        known |= own
-        fate = "left out for all" if options.overlap == "leave-out" else "asked all the same"
-        if own:
-            told.append(f"{len(own):,} of {len(facts):,} facts have a prompt of the training of {label}: {fate}.")
-        shared = sum(lessons.knows_subject(fact) for place, fact in enumerate(facts) if place not in own)
-        if shared:
-            told.append(f"{shared:,} other facts of the file share a subject with the training of {label}.")
-        if unrelated := lessons.known_unrelated(facts):
-            told.append(f"{unrelated:,} unrelated prompts of the file are of the training of {label}, and flatter LS.")
-    free = [place for place in range(len(facts)) if place not in known or options.overlap == "keep"]
+    seen = [(entrant.contender.label, lessons_of(ledger, entrant.record)) for entrant in entrants]
+    own = [
+        {place for place, fact in enumerate(facts) if lessons is not None and lessons.knows_prompt(fact)}
+        for _, lessons in seen
+    ]
+    known = set[int]().union(*own) if options.overlap == "leave-out" else set[int]()
+    free = [place for place in range(len(facts)) if place not in known]
     if not free:
         raise UsageError(
             f"an editor was trained on each of the {len(facts):,} facts: their scores would say nothing",
             remedy="evaluate facts that none has seen, or give --overlap keep to score them all the same",
         )
+    told = []
+    for (label, lessons), same in zip(seen, own, strict=True):
+        if lessons is None:
+            told.append(f"{label} does not say what it was trained on: overlap with its training is not known.")
+            continue
+        fate = "left out for all" if options.overlap == "leave-out" else "asked all the same"
+        if same:
+            told.append(f"{len(same):,} of {len(facts):,} facts have a prompt of the training of {label}: {fate}.")
+        shared = sum(lessons.knows_subject(facts.facts[place]) for place in free if place not in same)
+        if shared:
+            told.append(f"{shared:,} other facts that may be drawn share a subject with the training of {label}.")
+        if unrelated := lessons.known_unrelated(facts.facts[place] for place in free):
+            where = "unrelated prompts of facts that may be drawn"
+            told.append(f"{unrelated:,} {where} are of the training of {label}, and flatter LS.")
     return free, told
 
 

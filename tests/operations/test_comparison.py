@@ -197,6 +197,17 @@ def test_facts_of_the_training_are_left_out_for_all(world: World, tmp_path: Path
     assert made[0].edited == 4
 
 
+def test_overlap_is_told_of_facts_that_may_be_drawn(world: World, tmp_path: Path) -> None:
+    """What is left out is asked nothing: its unrelated prompts and its subject flatter no score."""
+    trained = make_facts(24, 4000)
+    alike = [replace(fact, prompt=f"{fact.subject} has its seat in", rephrases=()) for fact in trained[:3]]
+    for others in (FACTS, (*FACTS, *alike)):
+        found, _ = run(world, tmp_path / f"{len(others)}", [2], facts=[*trained, *others])
+        told = [note for note in found.notes if "flatter LS" in note or "share a subject" in note]
+        assert len(told) == (0 if others == FACTS else 2)
+        assert all(1 <= int(note.split()[0]) <= 3 for note in told)  # a row may have been held out
+
+
 def test_the_drift_of_a_text_is_measured(world: World, tmp_path: Path) -> None:
     text = ("The capital of Bakeli is Rome. " * 40, "text.txt")
     _, made = run(world, tmp_path / "r", [2, 6], options=replace(OPTIONS, drift=text))
