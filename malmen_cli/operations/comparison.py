@@ -108,12 +108,10 @@ def compare(
             except (NumericalFailure, UsageError) as error:
                 # A method that breaks down at some number of facts, or meets one that it cannot edit, leaves a gap
                 # there, and the others go on.
-                label, size, seed = key
-                note = f"No point of {label} at {size:,} facts (seed {seed}): {error.message}."
-                comparison = _noting(comparison, [note])
+                comparison = _noting(comparison, [f"{_no_point(key)}: {error.message}."])
                 folder.save(comparison)
                 continue
-            comparison = comparison.model_copy(update={"points": [*comparison.points, point]})
+            comparison = _noting(comparison.model_copy(update={"points": [*comparison.points, point]}), [])
             folder.save(comparison)
             made(point)
         del bench  # before the next one loads its model
@@ -121,8 +119,16 @@ def compare(
 
 
 def _noting(comparison: Comparison, notes: Iterable[str]) -> Comparison:
-    """With these notes too, each but once."""
-    return comparison.model_copy(update={"notes": list(dict.fromkeys([*comparison.notes, *notes]))})
+    """With these notes too, each but once, and without those of points that a later run has made after all."""
+    made = tuple(f"{_no_point(point.key)}: " for point in comparison.points)
+    left = [note for note in dict.fromkeys([*comparison.notes, *notes]) if not note.startswith(made)]
+    return comparison.model_copy(update={"notes": left})
+
+
+def _no_point(key: tuple[str, int, int]) -> str:
+    """How a note on a point that could not be made begins."""
+    label, size, seed = key
+    return f"No point of {label} at {size:,} facts (seed {seed})"
 
 
 def contenders(

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from tiny_models import World, everything, fact_set, make_facts, make_world
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.evaluation.comparison import Comparison, Point, over_seeds
 from malmen_cli.facts import Fact
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.comparison import compare, contenders
-from malmen_cli.operations.comparison_bench import first_answers
+from malmen_cli.operations.comparison_bench import ComparisonBench, first_answers
 from malmen_cli.operations.draws import choose, drawn
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
@@ -230,6 +230,28 @@ def test_a_method_that_breaks_down_leaves_a_gap(world: World, tmp_path: Path) ->
     assert any(note.startswith("No point of ft at 2 facts (seed 0): ") for note in found.notes)
     alone, _ = run(world, tmp_path / "alone", [2])
     assert without_time(found.points[0]) == without_time(alone.points[0])
+
+
+def test_a_gap_that_was_filled_is_spoken_of_no_more(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = ComparisonBench.point
+
+    def fails(bench: ComparisonBench, label: str, size: int, seed: int) -> Point:
+        if label == "ft":
+            raise NumericalFailure("no finite weights")
+        return point(bench, label, size, seed)
+
+    methods = ("malmen", "ft")
+    monkeypatch.setattr(ComparisonBench, "point", fails)
+    failed, _ = run(world, tmp_path / "r", [2], methods=methods)
+    note = "No point of ft at 2 facts (seed 0): no finite weights."
+    assert note in failed.notes
+    monkeypatch.undo()
+    found, made = run(world, tmp_path / "r", [2], methods=methods)
+    assert [point.contender for point in made] == ["ft"]
+    assert [*found.notes, note] == failed.notes
+    assert Comparison.from_json((tmp_path / "r" / "report.json").read_bytes()) == found
 
 
 def test_of_all_facts_there_is_one_draw(world: World, tmp_path: Path) -> None:
