@@ -197,8 +197,8 @@ def evaluate(
             "nothing to evaluate is named", remedy="give a fact file, or --split NAME, or an entry (malmen log)"
         )
     sizes = [] if n_edits is None else numbers(n_edits, "--n-edits", smallest=1)
-    seeds, editors = numbers(seed, "--seed", smallest=0), names(editor)
-    methods = check_methods(names(method), method_settings, method_text)
+    seeds, editors = numbers(seed, "--seed", smallest=0), names(editor, "--editor")
+    methods = check_methods(names(method, "--method"), method_settings, method_text)
     reporting = report is not None or max(len(sizes), len(seeds), len(editors) + len(methods)) > 1
     if reporting:
         require_report(split is not None or (what is not None and is_file(what)), failed)
@@ -230,7 +230,7 @@ def evaluate(
         from malmen_cli.operations.models import pick_device
 
         options = EvaluationOptions(
-            editor=editor,
+            editor=editors[0] if editors else None,
             method=methods[0].request() if methods else None,
             n_edits=sizes[0] if sizes else None,
             seed=seeds[0],

@@ -40,9 +40,20 @@ def numbers(text: str, option: str, *, smallest: int) -> list[int]:
     return sorted(set(found))
 
 
-def names(text: str | None) -> list[str]:
-    """The names of a list such as malmen,ultraedit, in its order; none of nothing."""
-    return [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+def names(text: str | None, option: str) -> list[str]:
+    """The names of a list such as malmen,ultraedit, in its order; none where the option was not given.
+
+    Raises:
+        UsageError: it names nothing; `option` is where it was given.
+    """
+    if text is None:
+        return []
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise UsageError(
+            f"{option} names nothing: {printable(text)!r}", remedy=f"Give it a name, or leave {option} out."
+        )
+    return found
 
 
 def require_report(of_file: bool, failed: Path | None) -> None:

@@ -169,6 +169,12 @@ def test_standard_input_and_splits_are_as_good_as_the_file(world: World, file: P
     assert told(world, "--split", "held-out") == direct
 
 
+def test_a_comma_after_the_only_name_is_none_of_it(world: World, file: Path) -> None:
+    direct = told(world, file)
+    for given in (("--editor", f"{direct['editor'][:10]},"), ("--method", "malmen,")):
+        assert told(world, file, *given) == direct
+
+
 def test_a_file_wins_over_an_entry_of_the_same_name(world: World, tmp_path: Path) -> None:
     write_facts(tmp_path / "HEAD", make_facts(1))
     assert told(world, tmp_path / "HEAD")["entry"] is None

@@ -133,6 +133,8 @@ def test_what_makes_no_sense_is_refused(world: World, file: Path, tmp_path: Path
         ([file, "--n-edits", "2,4", "--by", "tag", "--check-old", "3"], "--check-old, --by have no part in a report"),
         ([file, "--check-old", "3"], "--check-old has no part in evaluating a file's facts"),
         (["HEAD", "--overlap", "keep"], "--overlap has no part in evaluating an entry"),
+        ([file, "--method", ""], "--method names nothing: ''"),
+        ([file, "--n-edits", "2,4", "--editor", " ,"], "--editor names nothing: ' ,'"),
         ([file, "--n-edits", "2,x"], "--n-edits takes a number of 1 or more"),
         ([file, "--n-edits", "2,4", "--seed", "-1"], "--seed takes a number of 0 or more"),
         ([file, "--n-edits", "2,4", "--report", file], "is no folder"),
