@@ -7,7 +7,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -125,13 +125,20 @@ def refuse_idle(context: typer.Context, where: str, *, used: Collection[str] = (
         UsageError: naming each such option.
     """
     given = [
-        max((name for name in parameter.opts if name.startswith("-")), key=len, default=parameter.human_readable_name)
+        _name(context, parameter)
         for parameter in context.command.params
         if (parameter.name not in used if used else parameter.name in idle) and was_given(context, str(parameter.name))
     ]
     if given:
         named, has, it = ", ".join(given), "has" if len(given) == 1 else "have", "it" if len(given) == 1 else "them"
         raise UsageError(f"{named} {has} no part in {where}", remedy=f"Leave {it} out.")
+
+
+def _name(context: typer.Context, parameter: Any) -> str:
+    """A parameter as it is written on the command line; of a switch with two sides the one that was given."""
+    off = parameter.secondary_opts and context.params.get(parameter.name) is False
+    names = [name for name in (parameter.secondary_opts if off else parameter.opts) if name.startswith("-")]
+    return str(max(names, key=len, default=parameter.human_readable_name))
 
 
 def was_given(context: typer.Context, parameter: str) -> bool:

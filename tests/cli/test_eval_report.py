@@ -131,6 +131,8 @@ def test_what_makes_no_sense_is_refused(world: World, file: Path, tmp_path: Path
         (["HEAD", "--report", "r"], "an entry is none"),
         ([file, "--n-edits", "2,4", "--failed", tmp_path / "failed.jsonl"], "--failed is for one number"),
         ([file, "--n-edits", "2,4", "--by", "tag", "--check-old", "3"], "--check-old, --by have no part in a report"),
+        ([file, "--n-edits", "2,4", "--no-keep"], "--no-keep has no part in a report"),
+        ([file, "--n-edits", "2,4", "--keep"], "--keep has no part in a report"),
         ([file, "--check-old", "3"], "--check-old has no part in evaluating a file's facts"),
         (["HEAD", "--overlap", "keep"], "--overlap has no part in evaluating an entry"),
         ([file, "--method", ""], "--method names nothing: ''"),
