@@ -344,7 +344,8 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
             f"{scored:,} of them were drawn with seed {evaluated.seed} (--n-edits, --seed)"
         )
     overlap = evaluated.overlap
-    there = evaluated.available - (overlap.same_prompt if overlap is not None and overlap.left_out else 0)
+    there = evaluated.available - len(gone)
+    there -= overlap.same_prompt if overlap is not None and overlap.left_out else 0
     if n_edits is not None and n_edits > there:
         say(f"note: {n_edits:,} facts were asked for, and there are {there:,}")
     if gone:

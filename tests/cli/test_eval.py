@@ -127,6 +127,12 @@ def test_words_of_an_entry_name_what_is_left_out(world: World) -> None:
     assert "generated" not in out
 
 
+@pytest.mark.parametrize(("asked", "told"), [("2", False), ("3", True), ("70", True)])
+def test_of_an_entry_there_are_the_facts_in_effect(world: World, asked: str, told: bool) -> None:
+    _, err = printed(world, "#2", "--no-generate", "--n-edits", asked, "--no-keep")
+    assert (f"note: {asked} facts were asked for, and there are 2\n" in err) == told
+
+
 def test_scores_that_nothing_was_asked_for_are_dashes(world: World, tmp_path: Path) -> None:
     file = write_facts(tmp_path / "bare.jsonl", [Fact("The capital of Bakeli is", "Rome")])
     out, _ = printed(world, file, *QUICK)
