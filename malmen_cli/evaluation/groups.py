@@ -10,6 +10,7 @@ from malmen_cli.evaluation.measures import six_scores_of
 from malmen_cli.evaluation.results import Result
 from malmen_cli.evaluation.six_scores import SixScores
 from malmen_cli.facts import Fact
+from malmen_cli.facts.subjects import subject_span
 
 GroupBy = Literal["tag", "template", "target"]
 GROUPINGS: tuple[GroupBy, ...] = get_args(GroupBy)
@@ -51,7 +52,8 @@ def _names(fact: Fact, by: GroupBy) -> Sequence[str]:
         return fact.tags
     if by == "target":
         return (fact.target,)
-    return (fact.prompt.replace(fact.subject, "{}", 1),) if fact.subject and fact.subject in fact.prompt else ()
+    span = subject_span(fact.prompt, fact.subject or "")
+    return () if span is None else (f"{fact.prompt[: span[0]]}{{}}{fact.prompt[span[1] :]}",)
 
 
 def _group(name: str, places: Sequence[int], of_fact: Mapping[int, Sequence[Result]]) -> Group:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
+from malmen_cli.facts.subjects import subject_span
 from malmen_cli.language_models.tokenizing import Tokenizing
 
 
 def last_subject_token(tokenizing: Tokenizing, prompt: str, subject: str) -> int | None:
     """Index, into what the model reads of the prompt, of the last token that holds a part of the subject.
 
-    The subject's last mention counts: as a whole word first, then in any case, then inside of words (languages that
-    write no spaces). None where the prompt does not name it.
+    The subject's last mention counts, as `subject_span` finds it. None where the prompt does not name it.
     """
     text = tokenizing.turn(prompt) if tokenizing.chat else prompt
     # A chat template may name the subject in words of its own, before or after the user's.
@@ -29,18 +27,6 @@ def last_subject_token(tokenizing: Tokenizing, prompt: str, subject: str) -> int
         if a < stop and b > first and not special
     ]
     return inside[-1] if inside else None
-
-
-def subject_span(prompt: str, subject: str) -> tuple[int, int] | None:
-    """First character and end of the subject's last mention in the prompt; None where there is none."""
-    name = re.escape(subject.strip())
-    if not name:
-        return None
-    for pattern, flags in ((rf"(?<!\w){name}(?!\w)", 0), (rf"(?<!\w){name}(?!\w)", re.IGNORECASE), (name, 0)):
-        mentions = list(re.finditer(pattern, prompt, flags))
-        if mentions:
-            return mentions[-1].span()
-    return None
 
 
 def last_prompt_token(tokenizing: Tokenizing, prompt: str) -> int:

@@ -139,6 +139,20 @@ class TestGroups:
             assert "{}" in group.name and group.facts >= 5
         assert report.groups("template")
 
+    def test_a_templates_place_is_the_subject_as_a_word(self) -> None:
+        prompts = [
+            ("The Italian poet Ital was born in", "Ital"),
+            ("Unlike Bakeli's, the Italian poet bakeli was born in", "bakeli"),
+            ("The poet of 巴黎市 was born in", "巴黎"),
+            ("The poet was born in", "Ital"),
+        ]
+        facts = [Fact(prompt, "Rome", subject=subject) for prompt, subject in prompts]
+        assert [group.name for group in grouped(facts, [], "template", 1)] == [
+            "The Italian poet {} was born in",
+            "The poet of {}市 was born in",
+            "Unlike Bakeli's, the Italian poet {} was born in",
+        ]
+
     def test_a_groups_scores_are_those_of_its_facts_alone(self, report: Report) -> None:
         [old] = [group for group in report.groups("tag") if group.name == "old"]
         places = [i for i, fact in enumerate(report.facts) if "old" in fact.tags]

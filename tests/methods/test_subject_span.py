@@ -8,8 +8,9 @@ from typing import Any
 import family_tokenizers
 import pytest
 
+from malmen_cli.facts.subjects import subject_span
 from malmen_cli.language_models.tokenizing import CausalTokenizing
-from malmen_cli.methods.subject_span import last_prompt_token, last_subject_token, subject_span
+from malmen_cli.methods.subject_span import last_prompt_token, last_subject_token
 
 KINDS: list[Callable[[], Any]] = [
     family_tokenizers.gpt2,
