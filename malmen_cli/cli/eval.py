@@ -344,7 +344,7 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
             f"{scored:,} of them were drawn with seed {evaluated.seed} (--n-edits, --seed)"
         )
     overlap = evaluated.overlap
-    there = evaluated.available - len(gone)
+    there = evaluated.available - len(gone) - evaluated.report.left_out["edit"]
     there -= overlap.same_prompt if overlap is not None and overlap.left_out else 0
     if n_edits is not None and n_edits > there:
         say(f"note: {n_edits:,} facts were asked for, and there are {there:,}")

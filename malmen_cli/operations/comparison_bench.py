@@ -20,7 +20,7 @@ from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, check_editor, r
 from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.methods.set_method import SetMethod
 from malmen_cli.operations.active import out_of_range
-from malmen_cli.operations.draws import Draw, draw_of, drawn
+from malmen_cli.operations.draws import Draw, draw_of
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import drift_of, examination_of, read_text, running_text_of
@@ -144,8 +144,10 @@ class ComparisonBench:
             if bare:
                 found.append(f"{bare:,} {of_all} have no unrelated prompts.")
             if draw.left_out:
+                whole = len(draw.facts) == self.question.sizes[-1]
+                fate = "others have their places" if whole else "left out"
                 found.append(
-                    f"Of the facts that were drawn (seed {seed}) {draw.left_out:,} did not fit the model: left out."
+                    f"Of the facts that were drawn (seed {seed}) {draw.left_out:,} did not fit the model: {fate}."
                 )
         return found
 
@@ -156,9 +158,8 @@ class ComparisonBench:
             UsageError: none of them fits the model.
         """
         if seed not in self._draws:
-            places = drawn(self.free, self.question.sizes[-1], seed)
-            tokenizing = self.language_model.tokenizing
-            self._draws[seed] = draw_of(self.facts.facts, places, self.free, tokenizing, seed)
+            size, tokenizing = self.question.sizes[-1], self.language_model.tokenizing
+            self._draws[seed] = draw_of(self.facts.facts, self.free, size, tokenizing, seed, nested=True)
         return self._draws[seed]
 
     def _of_base(self, seed: int, count: int) -> tuple[Examination, Answers]:

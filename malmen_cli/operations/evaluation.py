@@ -47,8 +47,8 @@ from malmen_cli.operations.tensors import stored_tensor
 def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: EvaluationOptions) -> Evaluated:
     """Edit facts of a file, and those alone, from the base, and ask the base and the edited model.
 
-    What is active in the checkpoint plays no part. Facts too long for the model are left out and counted. Those without
-    unrelated prompts are lent some by facts of the file that are not edited.
+    What is active in the checkpoint plays no part. Facts too long for the model are left out and counted, and others
+    are drawn in their places. Those without unrelated prompts are lent some by facts of the file that are not edited.
 
     Facts with a prompt that the editor was trained on are left out too, unless `options.overlap` keeps them.
 
@@ -65,20 +65,20 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         size = options.n_edits or (
             None if known_editor is None else known_editor.config["config"].get("facts_per_step")
         )
-        places = [free[i] for i in choose(len(free), size, options.seed)]
+        size = min(size or len(free), len(free))
         editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, facts.facts, options)
         opened = open_editor(
             ledger,
             model,
             editor,
-            len(places),
+            size,
             device=options.device,
             batch_tokens=options.batch_tokens,
             dtype=options.dtype,
         )
     record = editor.record
     language_model = opened.language_model
-    draw = draw_of(facts.facts, places, free, language_model.tokenizing, options.seed)
+    draw = draw_of(facts.facts, free, size, language_model.tokenizing, options.seed)
     examination = examination_of(language_model, draw.asked, options)
     text = running_text_of(language_model, options)
     before = examination.ask(partial(options.progress, "asking the base"))
@@ -103,7 +103,7 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         entry=None,
         source=facts.source,
         available=len(facts),
-        sampled=len(places) < len(free),
+        sampled=size < len(free),
         seed=options.seed,
         numbers=[place + 1 for place in draw.places],
         edited=len(draw.facts),

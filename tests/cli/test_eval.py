@@ -158,6 +158,16 @@ def test_a_file_larger_than_what_the_editor_was_trained_for_is_sampled_in_words(
     assert "11 facts of many.jsonl, edited" in out and "30 facts were asked for, and there are 11" in err
 
 
+def test_of_a_file_there_are_the_facts_that_fit(world: World, tmp_path: Path) -> None:
+    facts = make_facts(4)
+    long = [replace(fact, prompt=f"{'Bakeli and ' * 99}{fact.prompt}") for fact in facts[:2]]
+    file = write_facts(tmp_path / "long.jsonl", [*long, *facts[2:]])
+    out, err = printed(world, file, "--no-generate", "--n-edits", "3", "--no-keep")
+    assert "3 facts were asked for, and there are 2" in err and "left out: 2 edit" in err
+    assert out.startswith("2 of 4 facts of ")
+    assert "were asked for" not in printed(world, file, "--no-generate", "--n-edits", "2", "--no-keep")[1]
+
+
 def test_standard_input_and_splits_are_as_good_as_the_file(world: World, file: Path) -> None:
     arguments = ["eval", "-", *QUICK, "--json", "--no-keep", "--workspace", str(world.workspace.root)]
     done = subprocess.run(

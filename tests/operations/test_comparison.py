@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import World, everything, fact_set, make_facts, make_world
+from tiny_models import World, everything, fact_set, load, make_facts, make_world
 
 from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.evaluation.comparison import Comparison, Point, over_seeds
@@ -16,13 +16,14 @@ from malmen_cli.facts import Fact
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.comparison import compare, contenders
 from malmen_cli.operations.comparison_bench import ComparisonBench, first_answers
-from malmen_cli.operations.draws import choose, drawn
+from malmen_cli.operations.draws import draw_of
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
 from malmen_cli.operations.method_editors import MethodRequest
 from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
 OPTIONS = EvaluationOptions(max_new_tokens=3)
+PLAIN = EvaluationOptions(generate=False)
 FACTS = tuple(make_facts(12))
 
 
@@ -102,12 +103,18 @@ def test_a_point_does_not_depend_on_the_points_before_it(world: World, tmp_path:
     assert together.labels == list(methods) and len(together.points) == 6
 
 
-def test_facts_are_nested_and_those_of_eval() -> None:
-    free = [3, 5, 6, 8, 9, 11, 14]
-    whole = drawn(free, 5, 1)
-    assert sorted(whole) == [free[i] for i in choose(7, 5, 1)]
-    assert drawn(free, 5, 1) == whole and drawn(free, 5, 2) != whole
-    assert sorted(drawn(free, 99, 1)) == free
+def test_what_does_not_fit_is_replaced_by_the_facts_of_eval(world: World, tmp_path: Path) -> None:
+    long = [replace(fact, prompt="Bakeli and " * 99 + fact.prompt) for fact in FACTS[:9]]
+    facts = [*long, *FACTS[9:]]
+    for seed in range(2):
+        found, [point] = run(world, tmp_path / f"{seed}", [2], facts=facts, seeds=[seed], options=PLAIN)
+        assert (point.n_edits, point.edited, point.left_out) == (2, 2, {})
+        assert any("did not fit the model: others have their places." in note for note in found.notes)
+        with world.ledger() as (ledger, model):
+            evaluated = evaluate_file(ledger, model, fact_set(facts), replace(PLAIN, n_edits=2, seed=seed))
+            bench = draw_of(facts, range(12), 2, load(world.checkpoint).tokenizing, seed, nested=True)
+        assert evaluated.numbers == sorted(place + 1 for place in bench.places)
+        assert point.asked == evaluated.report.asked
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was(world: World, tmp_path: Path) -> None:

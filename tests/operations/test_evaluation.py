@@ -135,6 +135,9 @@ class TestFile:
         assert evaluated.report == replace(
             of_file(world, [facts[0], facts[2]]).report, left_out=evaluated.report.left_out
         )
+        for seed in range(4):  # one that fits is found, whichever comes up first
+            one = of_file(world, facts, replace(OPTIONS, n_edits=1, seed=seed))
+            assert (one.edited, one.sampled) == (1, True) and one.numbers[0] in (1, 3)
         with pytest.raises(UsageError, match="no fact fits"):
             of_file(world, [long])
 
