@@ -155,10 +155,11 @@ def apply(
 
     device = pick_device(device)
     entering = not dry_run and output is None
+    makes_editor = asked is not None and not asked.method.trained
     with open_ledger(workspace, writing=entering) as ledger, BarDisplay() as bar:
         if saved is not None:
             record = model_of(ledger, saved)
-        elif not entering:  # neither writes here, and an unregistered model has no editor
+        elif not (entering and (makes_editor or download)):  # a model that was registered now would have no editor
             with ledger.read() as db:
                 record = find_model(db, model)
         else:

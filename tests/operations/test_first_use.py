@@ -1,11 +1,12 @@
-"""A model's folder that was moved is not taken for another model."""
+"""What an apply registers at its first use of a folder, and what it does not: a model's folder that was moved."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from safetensors_folders import file_digests
-from tiny_models import World, make_facts, make_world, run_malmen, write_facts
+from tiny_models import World, everything, make_facts, make_world, run_malmen, write_facts
 
 from malmen_cli.errors import ExitCode
 
@@ -38,3 +39,15 @@ def test_an_edited_copy_may_be_another_model(tmp_path: Path) -> None:
     world.apply(*make_facts(2))
     assert run_malmen(world, "export", "--output", tmp_path / "copy")[0] == ExitCode.DONE
     assert run_malmen(world, "models", "add", "other", tmp_path / "copy")[0] == ExitCode.DONE
+
+
+def test_an_apply_without_an_editor_registers_nothing(tmp_path: Path) -> None:
+    world = make_world(tmp_path)
+    facts = write_facts(tmp_path / "facts.jsonl", make_facts(2))
+    folder = shutil.copytree(world.checkpoint, tmp_path / "another")
+    before = everything(world)
+    status, out, err = run_malmen(world, "apply", facts, "--model", folder)
+    assert (status, out) == (ExitCode.USAGE, "") and "no model is registered" in err
+    assert everything(world) == before
+    status, _, err = run_malmen(world, "apply", facts, "--model", folder, "--method", "ultraedit")
+    assert status in (0, 3) and "Registered" in err
