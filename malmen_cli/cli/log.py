@@ -8,7 +8,7 @@ import typer
 
 from malmen_cli.cli.options import (
     JsonOption,
-    ModelOption,
+    OnlyModelOption,
     QuietOption,
     WorkspaceOption,
     entry_json,
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def log(
-    model: ModelOption = None,
+    model: OnlyModelOption = None,
     number: Annotated[int | None, typer.Option("--number", "-n", min=1, help="Show the newest N entries only.")] = None,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,

@@ -10,7 +10,7 @@ import typer
 from malmen_cli.cli.options import (
     JsonOption,
     LockTimeoutOption,
-    ModelOption,
+    OnlyModelOption,
     QuietOption,
     WorkspaceOption,
     say_waiting,
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def verify(
-    model: ModelOption = None,
+    model: OnlyModelOption = None,
     expect: Annotated[
         str | None,
         typer.Option("--expect", metavar="DIGEST", help="Also fail unless this is the head entry's id, or the anchor."),

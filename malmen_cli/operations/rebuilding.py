@@ -35,7 +35,8 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
         if digest_bytes(data) != digest:
             raise VerificationFailed(
                 f"{tensor} cannot be rebuilt as entry #{entry.number} left it: the solve gives other bytes",
-                remedy="use the device, threads and torch that malmen show names, or run malmen verify",
+                remedy="use the device, threads and torch that malmen show --json names (of an apply or a rebase), or "
+                "run malmen verify",
             )
         found[tensor] = data
     return found
