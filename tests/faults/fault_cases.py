@@ -18,6 +18,7 @@ from pathlib import Path
 from ledger_world import apply, apply_draft, fact, make_world, revert, tiny
 from next_command import State, collected, data_added, moved, restored, settled, upgraded, workspace_made
 from recorded_commands import COMMANDS, workspace_in
+from safetensors_folders import EDITED
 
 from malmen_cli.checkpoint.durable import write_all
 from malmen_cli.checkpoint.patch import changes_by_file, write_changes
@@ -104,6 +105,17 @@ def _written_over(folder: Path) -> None:
         apply(ledger, fact("a"))
     for path, data in base.items():
         path.write_bytes(data)
+
+
+def _interrupted_and_written_over(folder: Path) -> None:
+    """A half-done apply, over whose tensors somebody has written what neither it nor the ledger knows."""
+    COMMANDS["settle: complete"].prepare(folder)
+    with Ledger.open(workspace_in(folder)) as ledger:
+        model = tiny(ledger)
+    for name in EDITED:
+        slot = model.manifest.slot(name)
+        with (model.path / model.manifest.tensors[name].file).open("r+b") as file:
+            write_all(file.fileno(), bytes(slot.length), slot.start)
 
 
 def _kept_ledger(file: Path, folder: Path) -> None:
@@ -219,6 +231,13 @@ CASES: dict[str, Case] = {
         "recover of a half-done apply, back", TWO, COMMANDS["settle: withdraw"].prepare, malmen("recover"), settled
     ),
     "restore": Case("recover --restore", TWO, _written_over, malmen("recover", "--restore"), restored),
+    "restore, interrupted": Case(
+        "recover --restore of a half-done apply",
+        TWO,
+        _interrupted_and_written_over,
+        malmen("recover", "--restore"),
+        restored,
+    ),
     "register": Case("models add*", ONE, COMMANDS["register a model"].prepare, _known("register a model"), settled),
     "move": Case("models move", TWO, _moved_by_hand, malmen("models", "move", "tiny", "{folder}/other"), moved),
     "init": Case(
