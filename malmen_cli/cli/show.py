@@ -58,8 +58,9 @@ def show(
         listed = store.facts_of(db, entry)
         history = store.fold(db, owner.id)
         # An interrupted entry is none of the history's: nobody has reverted its facts, and they are not in effect.
-        became = fates(history, entry.id, map(reference, listed)) if entry.status == "applied" else [None] * len(listed)
-        again = entry.status == "applied" and puts_back(history, entry.id)
+        there = any(other.id == entry.id for other in history)
+        became = fates(history, entry.id, map(reference, listed)) if there else [None] * len(listed)
+        again = puts_back(history, entry.id)
         held = holding(db, ledger.objects, owner, entry)
 
     if json:

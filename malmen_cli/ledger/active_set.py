@@ -101,10 +101,9 @@ def fates(entries: Sequence[EntryFacts], entry_id: str, facts: Iterable[FactRef]
 def puts_back(entries: Sequence[EntryFacts], entry_id: str) -> bool:
     """Whether a revert brings facts back into effect: what it takes out is itself a revert that took facts out."""
     by_id = {entry.id: entry for entry in entries}
-    entry = by_id[entry_id]
-    reverts = 0
-    while entry.kind == "revert" and entry.target is not None:
-        entry, reverts = by_id[entry.target], reverts + 1
+    entry, reverts = by_id.get(entry_id), 0
+    while entry is not None and entry.kind == "revert":
+        entry, reverts = by_id.get(entry.target or ""), reverts + 1
     return reverts > 0 and reverts % 2 == 0
 
 

@@ -220,7 +220,7 @@ import time
 from malmen_cli.cli.interruption import insist, interruptible
 with interruptible():
     {}
-    time.sleep(20)
+    time.sleep(600)
 """
 
 
@@ -228,11 +228,9 @@ with interruptible():
 def test_an_import_is_finished_first(tmp_path: Path, name: str) -> None:
     """Libraries catch what is raised while they are imported, or cannot be imported again."""
     (tmp_path / "library.py").write_text(IMPORTED.format(name))
-    began = time.monotonic()
     code = [sys.executable, "-c", RUN.format("import library")]
     found = subprocess.run(code, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert (found.returncode, found.stdout, found.stderr) == (ExitCode.INTERRUPTED, "imported\n", LINE.format(name))
-    assert time.monotonic() - began < 15
 
 
 def test_what_was_made_another_error_of_is_an_interruption_still(tmp_path: Path) -> None:

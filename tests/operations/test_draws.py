@@ -63,7 +63,8 @@ def test_others_take_the_places_of_what_does_not_fit(tokenizing: Tokenizing) -> 
 def test_a_rephrase_of_what_is_edited_is_lent_to_nobody(tokenizing: Tokenizing) -> None:
     a, b, c = (replace(fact, unrelated=()) for fact in make_facts(3))
     facts = [a, replace(b, prompt=a.rephrases[0]), c]
-    draw = draw_of(facts, [0, 2], range(3), tokenizing, 0)
+    seed = next(seed for seed in range(100) if choose(3, 2, seed) == [0, 2])
+    draw = draw_of(facts, range(3), 2, tokenizing, seed)
     assert (draw.asked, draw.lent) == ([a, c], 0)
 
 
