@@ -46,7 +46,7 @@ def revert(
         typer.Option("--fact", metavar="N", help="Only this fact of it, as `show` numbers them; repeatable."),
     ] = None,
     model: ModelOption = None,
-    device: DeviceOption = "cpu",
+    device: DeviceOption = "auto",
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
