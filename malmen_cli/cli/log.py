@@ -18,7 +18,7 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, puts_back, remaining, store
+from malmen_cli.ledger import Entry, putting_back, remaining, store
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +53,7 @@ def log(
         for model_id in {entry.model_id for entry in entries}:
             history = store.fold(db, model_id)
             left |= remaining(history)
-            again |= {entry.id for entry in history if puts_back(history, entry.id)}
+            again |= putting_back(history)
     if json:
         print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
     elif quiet:

@@ -22,7 +22,7 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, puts_back, store
+from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, putting_back, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -60,7 +60,7 @@ def show(
         # An interrupted entry is none of the history's: nobody has reverted its facts, and they are not in effect.
         there = any(other.id == entry.id for other in history)
         became = fates(history, entry.id, map(reference, listed)) if there else [None] * len(listed)
-        again = puts_back(history, entry.id)
+        again = entry.id in putting_back(history)
         held = holding(db, ledger.objects, owner, entry)
 
     if json:

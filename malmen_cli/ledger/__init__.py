@@ -11,7 +11,7 @@ from malmen_cli.ledger.active_set import (
     active_digest,
     active_facts,
     fates,
-    puts_back,
+    putting_back,
     remaining,
     superseded_by,
 )
@@ -102,7 +102,7 @@ __all__ = [
     "find_workspace",
     "holding",
     "move_model",
-    "puts_back",
+    "putting_back",
     "reading",
     "recover",
     "register_model",

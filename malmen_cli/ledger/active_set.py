@@ -98,13 +98,14 @@ def fates(entries: Sequence[EntryFacts], entry_id: str, facts: Iterable[FactRef]
     return [fate(fact) for fact in facts]
 
 
-def puts_back(entries: Sequence[EntryFacts], entry_id: str) -> bool:
-    """Whether a revert brings facts back into effect: what it takes out is itself a revert that took facts out."""
-    by_id = {entry.id: entry for entry in entries}
-    entry, reverts = by_id.get(entry_id), 0
-    while entry is not None and entry.kind == "revert":
-        entry, reverts = by_id.get(entry.target or ""), reverts + 1
-    return reverts > 0 and reverts % 2 == 0
+def putting_back(entries: Iterable[EntryFacts]) -> set[str]:
+    """Ids of the reverts that bring facts back into effect: of those whose target is itself a revert that took facts
+    out. Entries are in ledger order."""
+    taking_out, back = set[str](), set[str]()
+    for entry in entries:
+        if entry.kind == "revert":
+            (back if entry.target in taking_out else taking_out).add(entry.id)
+    return back
 
 
 def superseded_by(new: Iterable[FactRef], active: Mapping[str, FactRef]) -> Additions:

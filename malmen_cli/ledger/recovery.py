@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from malmen_cli.checkpoint.durable import fsync_folder, remove_leftovers
 from malmen_cli.checkpoint.manifest import check_checkpoint, listed, other_differences, tensor_digests
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
-from malmen_cli.checkpoint.safetensors_file import open_regular
+from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import MalmenError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.database import Ledger
@@ -117,12 +117,6 @@ def _keep_again(ledger: Ledger, model: ModelRecord, state: Mapping[str, str]) ->
     """
     lost = [name for name, digest in state.items() if not ledger.objects.is_sound(digest)]
     require_room(ledger, model, changed=(), objects=[model.manifest.slot(name).length for name in lost])
-    ledger.objects.put_many(_bytes_of(model, name) for name in lost)
+    files = {name: model.path / model.manifest.tensors[name].file for name in lost}
+    ledger.objects.put_many(read_tensor(path, model.manifest.slot(name)) for name, path in files.items())
     return lost
-
-
-def _bytes_of(model: ModelRecord, tensor: str) -> bytes:
-    slot = model.manifest.slot(tensor)
-    with open_regular(model.path / model.manifest.tensors[tensor].file) as file:
-        file.seek(slot.start)
-        return file.read(slot.length)
