@@ -110,7 +110,12 @@ def make_folders(folder: Path) -> None:
     """Make a folder and whatever is missing above it; their names survive a power failure."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     with in_words(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if os.path.lexists(folder):
+                raise
+            return make_folders(folder)  # it was there, and another process has removed it since
     for path in missing:
         fsync_folder(path.parent)
 

@@ -124,16 +124,18 @@ def _endless(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> st
 
 @contextmanager
 def _run_held(folder: Path, command: str, timeout: float) -> Iterator[None]:
-    """Make a run's folder and hold it. Whoever held it before may have removed it, at the end of the same run."""
+    """Make a run's folder and hold it.
+
+    Whoever held it before removes it at the end of the same run, as often as there are such runs: made again each time.
+    """
     with ExitStack() as held:
-        for last in (False, True):
+        while True:
+            make_folders(folder)
             try:
-                make_folders(folder)
                 held.enter_context(checkpoint_lock(folder, command, timeout))
                 break
             except WrongBase:
-                if last:
-                    raise
+                continue  # removed between the making and the lock
         yield
 
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors_folders import names_in
 
 from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, digests, is_digest, remove_leftovers, short
-from malmen_cli.checkpoint.durable import Need, require_space, write_durably
+from malmen_cli.checkpoint.durable import Need, make_folders, require_space, write_durably
 from malmen_cli.errors import MalmenError, UnsafeFile
 
 
@@ -134,3 +134,24 @@ def test_needs_on_one_disk_are_summed(tmp_path: Path, monkeypatch: pytest.Monkey
         MalmenError, match=r"needs 12\.29 kB: 4\.10 kB for one in .*, 8\.19 kB for two in .*, and 10\.00 kB"
     ):
         require_space([needs[0], Need(tmp_path, (1, 4096), "two")])
+
+
+def test_a_folder_that_another_process_removes_while_it_is_found_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the system's word that the name is taken and the look whether by a folder."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    is_dir = Path.is_dir
+
+    def removed(path: Path) -> bool:
+        if path == folder and is_dir(folder):
+            folder.rmdir()
+        return is_dir(path)
+
+    monkeypatch.setattr(Path, "is_dir", removed)
+    make_folders(folder)
+    assert folder.exists()
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(MalmenError, match="file"):
+        make_folders(tmp_path / "file")

@@ -19,8 +19,11 @@ from pseudo_terminal import CTRL_C, PseudoTerminal
 from safetensors_folders import file_digests
 
 from malmen_cli.checkpoint import checkpoint_lock
+from malmen_cli.checkpoint.durable import make_folders
+from malmen_cli.checkpoint.lock import LOCK_NAME
 from malmen_cli.errors import ExitCode
 from malmen_cli.ledger import Ledger, Workspace
+from malmen_cli.operations import train
 
 WAITING = "waiting for it"
 
@@ -108,3 +111,21 @@ def test_the_end_of_a_waited_for_process_is_seen_at_once(world: tuple[Workspace,
             waiting.communicate(timeout=60)
             assert time.monotonic() - began < 20
     assert waiting.returncode == 0
+
+
+def test_a_runs_folder_is_made_again_however_often_the_same_run_ends_and_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of eight runs of the same settings the last may meet seven ends: with one attempt more, CI saw it refused."""
+    ends = iter(range(7))
+
+    def made_and_removed(folder: Path) -> None:
+        make_folders(folder)
+        if next(ends, None) is not None:
+            folder.rmdir()
+
+    monkeypatch.setattr(train, "make_folders", made_and_removed)
+    folder = tmp_path / "training" / "run"
+    with train._run_held(folder, "malmen train", 0):
+        assert (folder / LOCK_NAME).exists()
+    assert next(ends, None) is None and not any(folder.iterdir())
