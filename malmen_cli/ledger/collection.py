@@ -6,8 +6,10 @@ Everything else that a state consisted of, the rows give again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -164,9 +166,18 @@ def _below(folder: Path, known: set[str]) -> list[Path]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; links count as nothing."""
-    found = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
-    return sum(file.stat().st_size for file in found if file.is_file() and not file.is_symlink())
+    """Bytes of a file, or of all files below a folder; links count as nothing, and so does what is gone by now.
+
+    Nothing is locked while this looks: a command that writes may put its files in place or remove them.
+    """
+    folders = os.walk(path) if path.is_dir() and not path.is_symlink() else [(path.parent, [], [path.name])]
+    size = 0
+    for folder, _, names in folders:
+        for name in names:
+            with suppress(FileNotFoundError):
+                found = Path(folder, name).lstat()
+                size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return size
 
 
 # Dropping it ---------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -259,6 +261,28 @@ class TestWriters:
                 pass
             with pytest.raises(Locked, match="malmen train"):
                 collect(ledger, collectable(ledger, SCOPES), "malmen gc")
+
+    def test_listing_passes_over_what_a_command_removes_meanwhile(self, ledger: Ledger) -> None:
+        """A command that writes keeps temporary files among the objects; a training that ends removes its folder."""
+        file, run = ledger.workspace.objects / f"{TEMPORARY}0", ledger.workspace.training / "run"
+        done = threading.Event()
+
+        def come_and_go() -> None:
+            while not done.is_set():
+                file.write_bytes(b"half")
+                run.mkdir(parents=True)
+                (run / "state").write_bytes(b"half")
+                file.unlink()
+                shutil.rmtree(run)
+
+        with ThreadPoolExecutor() as threads:
+            command = threads.submit(come_and_go)
+            try:
+                for _ in range(200):
+                    assert {item.size for item in collectable(ledger, ["leftovers", "training"])} <= {0, 4}
+            finally:
+                done.set()
+            command.result()
 
     def test_what_came_into_use_meanwhile_is_kept(self, ledger: Ledger) -> None:
         items = collectable(ledger, ["states"])
