@@ -99,10 +99,13 @@ class NormalEquation:
             raise ValueError(
                 f"rows {tuple(keys.shape)}, {tuple(value_diffs.shape)} for a ({self.d_in}, {self.d_out}) layer"
             )
+        may_fold = self.form in (None, "primal")
+        if may_fold and self._pending_rows + len(keys) > self.d_in:
+            self._fold()  # before there are two chunks in float64
         self.n += len(keys)
         self._pending.append((in_double(keys), in_double(value_diffs)))
         self._pending_rows += len(keys)
-        if self.form in (None, "primal") and self._pending_rows > self.d_in:
+        if may_fold and self._pending_rows > self.d_in:
             self._fold()
         return self
 

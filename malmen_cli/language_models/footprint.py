@@ -23,8 +23,9 @@ from malmen_cli.language_models.loading import empty_model, read_config
 Work = Literal["apply", "train", "eval"]
 """A plan tries an apply in memory and takes what that takes."""
 
-LIBRARIES = 380 << 20
-"""Resident bytes of Python, torch (its CPU build), transformers and malmen, with no model loaded."""
+LIBRARIES = 410 << 20
+"""Resident bytes of Python, torch (its CPU build), transformers and malmen, with no model loaded, and of the code that
+the first passes bring in."""
 
 TOKENS, LABELS = 12, 2
 """Tokens that a text is taken to have, and those of them that are supervised, where the texts are not known."""
@@ -135,7 +136,7 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     """Of a model, which may be without memory. Per layer w = d_in d_out weights, L layers, n rows in a solve:
 
     - base_copies: an apply keeps each edited tensor and its bytes, 2 w; a training step two copies of the base, the
-      weights' gradients and their unscaled copies (4 w), and the edited weights in float32.
+      weights' gradients and their unscaled copies, 4 w.
       A method that solves for no rows says how many float32 copies it holds besides.
     - solve, of a method that keeps covariances: all of them summed in float64 when they are made, or one layer's
       equation and its factor.
@@ -177,7 +178,7 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     return Footprint(
         work=job.work,
         weights=weight_bytes(model, dtype),
-        base_copies=edited * (4 * size + WIDE) if training else 2 * edited * size + copies,
+        base_copies=edited * 4 * size if training else 2 * edited * size + copies,
         batch=batch_bytes(model, layers, job, dtype),
         editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors + sum(covariances)) + network,
         solve=solve,

@@ -170,13 +170,13 @@ def _size(path: Path) -> int:
 
     Nothing is locked while this looks: a command that writes may put its files in place or remove them.
     """
-    folders = os.walk(path) if path.is_dir() and not path.is_symlink() else [(path.parent, [], [path.name])]
+    is_folder = path.is_dir() and not path.is_symlink()
+    below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
     size = 0
-    for folder, _, names in folders:
-        for name in names:
-            with suppress(FileNotFoundError):
-                found = Path(folder, name).lstat()
-                size += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    for file in below if is_folder else [path]:
+        with suppress(FileNotFoundError):
+            found = file.lstat()
+            size += found.st_size if stat.S_ISREG(found.st_mode) else 0
     return size
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
 from malmen_cli.checkpoint.safetensors_file import BITS, header_for
@@ -113,8 +113,8 @@ class RowTable(Sequence[RowSlice]):
             self._note(span.edit_digest, object, span.start, span.count)
 
     def _note(self, edit: str, object: str, start: int, count: int) -> None:
-        place = bisect_left(self._edits, edit)
-        if place < len(self._edits) and self._edits[place] == edit:
+        place = self._place(edit)
+        if place is not None:
             if object not in self._objects:
                 self._names.append(object)
                 self._objects[object] = len(self._names)
@@ -125,9 +125,14 @@ class RowTable(Sequence[RowSlice]):
                     f"the ledger says that stored rows {object[:17]} lie beyond any file", remedy="run malmen verify"
                 ) from None
 
-    def missing(self) -> Iterator[str]:
-        """The edits whose rows lie nowhere yet."""
-        return (edit for edit, object in zip(self._edits, self._object, strict=True) if not object)
+    def _place(self, edit: str) -> int | None:
+        place = bisect_left(self._edits, edit)
+        return place if place < len(self._edits) and self._edits[place] == edit else None
+
+    def lacks(self, edit: str) -> bool:
+        """Whether it is one of the edits, and its rows lie nowhere yet."""
+        place = self._place(edit)
+        return place is not None and not self._object[place]
 
     def __len__(self) -> int:
         return len(self._edits)

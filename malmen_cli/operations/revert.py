@@ -130,7 +130,7 @@ def revert_entry(
             bench = stack.enter_context(
                 Workbench(ledger, model, editor, active, device=pick_device(device), store_rows=True)
             )
-            if bench.without_rows():
+            if any(map(bench.lacks_rows, bench.edits)):
                 bench.capture(facts_of_active(ledger, active), recorded=taken)
             solved = bench.solve()
             changes, deltas, rows, warnings = solved.changes, solved.deltas, bench.fresh, solved.warnings

@@ -20,6 +20,7 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.editing.change import change_figures
 from malmen_cli.editing.normal_equation import CONDITION_LIMIT
 from malmen_cli.errors import NumericalFailure, VerificationFailed
+from malmen_cli.language_models.host_memory import give_back_freed
 from malmen_cli.ledger import Ledger
 from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
 from malmen_cli.methods.per_fact import Answer, RowEditor
@@ -73,6 +74,7 @@ def solve_active(
         NumericalFailure: a solve failed, or an edited weight is not finite. VerificationFailed: a damaged object.
     """
     tensors = _Tensors(ledger, model, state)
+    give_back_freed()  # what capturing and asking took, and at the end what the solve took
     for index, layer in enumerate(layers):
         equation = editor.equation(index)
         slices = rows(layer.name)
@@ -82,6 +84,7 @@ def solve_active(
                     f"stored rows of {layer.name} do not fit the layer", remedy="run malmen verify"
                 )
             equation.update(keys.to(device), value_diffs.to(device))
+            del keys, value_diffs  # before the next chunk is read
         solution = editor.solve(index, equation)
         if inspect is not None:
             inspect(layer, solution, partial(_chunks, slices, read))
@@ -103,6 +106,8 @@ def solve_active(
             step_size=float(editor.step_size(index)),
             preserved_strength=solution.preserved_strength,
         )
+        del equation, solution  # before the next layer's
+    give_back_freed()
     return tensors.solved
 
 

@@ -39,10 +39,12 @@ def spending(device: torch.device) -> Iterator[Spent]:
     if on_gpu:
         torch.cuda.synchronize(device)
     spent.seconds = time.perf_counter() - begun
-    spent.peak_bytes = torch.cuda.max_memory_allocated(device) if on_gpu else _resident_peak()
+    spent.peak_bytes = torch.cuda.max_memory_allocated(device) if on_gpu else resident_peak()
 
 
-def _resident_peak() -> int | None:
+def resident_peak() -> int | None:
+    """Bytes of the largest resident set of this process, since `spending` began where it did; None where the system
+    does not tell. Not `ru_maxrss`, which begins with what the process was that started this one."""
     try:
         lines = (_OWN / "status").read_text("ascii", errors="replace").splitlines()
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.plan import FactFigures, Prediction, Trial
 from malmen_cli.operations.prediction import Reckoned, reckon
 from malmen_cli.operations.solving import Solved
+from malmen_cli.operations.spent import resident_peak
 from malmen_cli.operations.workbench import Workbench
 
 
@@ -149,16 +149,8 @@ def _predict(
     return Prediction(
         seconds=sum(phases.values()),
         # This process has measured the machine and looked into the solve besides: its peak is too large, if anything.
-        memory=min(_peak_memory(), reckoned.peak),
+        memory=min(resident_peak() or reckoned.peak, reckoned.peak),
         disk=disk,
         temporary=max(sizes, default=0),
         phases=phases,
     )
-
-
-def _peak_memory() -> int:
-    """The largest resident set of this process so far, bytes."""
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -159,14 +159,14 @@ class Workbench:
         """What the workbench is for, as its memory is planned."""
         return job_for("apply", self.settings, len(self.edits), self.batch_tokens, self.editor)
 
-    def without_rows(self) -> set[str]:
-        """Edit digests of active facts whose rows this editor has not captured yet, at one layer or more.
+    def lacks_rows(self, edit: str) -> bool:
+        """Whether an active fact, by its edit digest, has rows that this editor has not captured yet, at any layer.
 
-        None where its method keeps no rows.
+        No fact has where the editor's method keeps no rows.
         """
         if isinstance(self.editor, SetMethod):
-            return set()
-        return {edit for table in self._known.values() for edit in table.missing()}
+            return False
+        return any(table.lacks(edit) for table in self._known.values())
 
     def capture(
         self,
@@ -193,9 +193,7 @@ class Workbench:
             self._noted = facts
             self.editor.check(self._loaded, facts)
             return
-        wanted = self.without_rows()
-        places = array("q", (place for place, fact in enumerate(facts) if fact.edit_digest in wanted))
-        del wanted  # megabytes where facts come by the ten thousand, and the model runs now
+        places = array("i", (place for place, fact in enumerate(facts) if self.lacks_rows(fact.edit_digest)))
         if not places:
             return
         partly = len(places) < len(facts)

@@ -18,6 +18,7 @@ from malmen_cli.checkpoint.durable import Need, require_space
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.errors import NumericalFailure, UnsafeFile, UsageError
+from malmen_cli.language_models.host_memory import give_back_freed
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.training.features import Features, table_sizes
@@ -306,6 +307,7 @@ class _Run:
 
     def validate(self) -> None:
         began = time.monotonic()
+        give_back_freed()  # a step's: the first validation makes eigenvectors of the preserved keys of every layer
         validation = validate(self.validation_step, self.held_out, self.sizes)
         best = validation.summary >= self.progress.best  # of equals the one that has learned longest
         if best:

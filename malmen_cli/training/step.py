@@ -83,6 +83,7 @@ class MetaStep:
         choose = random.Random(seed)
         weights, solutions = self.edited_weights(texts)
         self.model.set_weights(weights)
+        del weights
         try:
             with self.model.weight_gradients():
                 losses = self._measure(texts, choose)

@@ -4,14 +4,13 @@
 
 A model of GPT-2-small's shape (124 M parameters, random weights, the demo's tokenizer) in float32 and bfloat16. An
 editor is trained for one step, facts are applied and evaluated, each in a process of its own, whose largest resident
-set (getrusage) stands beside the plan. Prints a Markdown table in MB.
+set (the kernel's VmHWM, since ru_maxrss begins with the parent's) stands beside the plan. Prints a Markdown table, MB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from malmen_cli.facts.reading import read_fact_set
 from malmen_cli.language_models.footprint import Footprint, job_of, plan_memory
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.ledger import Ledger, create_workspace, find_workspace, store
+from malmen_cli.operations.spent import resident_peak
 
 PARTS = ["weights", "base_copies", "batch", "editor", "solve", "rows", "saving", "libraries"]
 
@@ -72,8 +72,7 @@ def work(name: str, folder: Path, options: argparse.Namespace) -> None:
             apply_facts(ledger, model, facts_for(options.facts), ApplyOptions(sample=0), "malmen apply")
         if name == "eval":
             evaluate_file(ledger, model, facts_for(options.facts), EvaluationOptions(n_edits=options.facts))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"peak": peak if sys.platform == "darwin" else peak * 1024}))
+    print(json.dumps({"peak": resident_peak()}))
 
 
 def planned(name: str, folder: Path, options: argparse.Namespace) -> Footprint:

@@ -10,7 +10,6 @@ nothing: what is measured is time and memory. `--shape gpt2` and `--shape tiny` 
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import sys
 import time
@@ -34,6 +33,7 @@ from malmen_cli.operations import workbench
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.models import register
 from malmen_cli.operations.revert import revert_entry
+from malmen_cli.operations.spent import resident_peak
 from malmen_cli.operations.train import train_editor
 from malmen_cli.training.step import MetaStep
 
@@ -82,7 +82,7 @@ def peak_memory(device: str) -> str:
         peak = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         return f"{peak / GIB:.1f} GiB on the GPU"
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB so far"
+    return f"{(resident_peak() or 0) / GIB:.2f} GiB so far"
 
 
 def main() -> None:
