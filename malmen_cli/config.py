@@ -7,7 +7,7 @@ The resolved configuration is stored with the editor, so that training the same 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +22,9 @@ Recipe = Literal["malmen", "paper"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Settings = TypeVar("Settings", bound="RunSettings")
 
+MANY = 1 << 40
+"""More than anybody has of anything, and few enough to be counted with wherever it is handed on."""
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -34,12 +37,12 @@ class EditorConfig(_Frozen):
     blocks: int = Field(default=2, ge=1, le=1_024)  # per hyper-network
     normalise: Literal["layer", "shape"] = "layer"  # moments per layer, or shared by all layers of one shape (paper)
     step_size: Literal["log", "linear"] = "log"  # how eta is parametrised; linear is the paper's
-    initial_step_size: float | None = Field(default=None, gt=0)  # eta; None: as initial_change says
-    initial_change: float = Field(default=0.5, gt=0)  # mean |d| at the start, as a share of the layer's mean |u W0|
-    initial_ridge: float | None = Field(default=None, gt=0)  # lambda; None: 0.001 of the keys' mean squared norm
-    initial_strength: float = Field(default=4.0, gt=0)  # alpha / n at n = 32 rows
-    initial_power: float = Field(default=0.4)  # p of alpha = c n^p
-    preserved_keys: int = Field(default=8192, ge=0)  # rows of K0, from unrelated prompts; 0 leaves the term out (paper)
+    initial_step_size: float | None = Field(default=None, gt=0, le=1e6)  # eta; None: as initial_change says
+    initial_change: float = Field(default=0.5, gt=0, le=1e6)  # mean |d| at the start, in the layer's mean |u W0|
+    initial_ridge: float | None = Field(default=None, gt=0, le=1e12)  # lambda; None: 0.001 mean |u|^2 of the keys
+    initial_strength: float = Field(default=4.0, gt=0, le=1e12)  # alpha / n at n = 32 rows
+    initial_power: float = Field(default=0.4, ge=-8, le=8)  # p of alpha = c n^p
+    preserved_keys: int = Field(default=8192, ge=0, le=MANY)  # rows of K0, of unrelated prompts; 0: no such term
 
 
 class RunSettings(_Frozen):
@@ -58,29 +61,29 @@ class TrainingConfig(RunSettings):
     recipe: Recipe = "malmen"
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     editor: EditorConfig = EditorConfig()
-    facts_per_step: int = Field(default=256, ge=1)  # the largest n
+    facts_per_step: int = Field(default=256, ge=1, le=MANY)  # the largest n
     sample_size: bool = True  # n drawn anew each step, 1 to facts_per_step; false: always the largest
-    steps: int | None = Field(default=None, ge=1)  # optimiser steps
-    minutes: float | None = Field(default=None, gt=0)  # wall time, where steps is not given
-    learning_rate: float = Field(default=3e-4, gt=0)  # Adam, hyper-network
-    scalar_learning_rate: float = Field(default=5e-2, gt=0)  # Adam, logs of step size, ridge and preserved strength
+    steps: int | None = Field(default=None, ge=1, le=MANY)  # optimiser steps
+    minutes: float | None = Field(default=None, gt=0, le=MANY)  # wall time, where steps is not given
+    learning_rate: float = Field(default=3e-4, gt=0, le=1e3)  # Adam, hyper-network
+    scalar_learning_rate: float = Field(default=5e-2, gt=0, le=1e3)  # Adam, logs of eta, lambda and alpha
     decay: bool = True  # learning rates fall to 0 along a cosine over the run
     warmup: float = Field(default=0.02, ge=0, lt=1)  # share of the run over which they rise
-    locality: float = Field(default=0.9, ge=0)  # coefficient of the KL divergence on unrelated prompts
-    edit: float = Field(default=1.0, ge=0)  # coefficient of the cross-entropy on the edit prompts themselves
+    locality: float = Field(default=0.9, ge=0, le=1e6)  # coefficient of the KL divergence on unrelated prompts
+    edit: float = Field(default=1.0, ge=0, le=1e6)  # coefficient of the cross-entropy on the edit prompts themselves
     # q of (1 - e^(-q l)) / q, in whose place a label's loss l would enter: what is lost anyway then pulls no more. 0: l
     saturation: float = Field(default=0.5, ge=0, le=8)
-    clip: float = Field(default=1.0, gt=0)  # gradient norm
+    clip: float = Field(default=1.0, gt=0, le=1e12)  # gradient norm
     reduction: Literal["fact", "batch"] = (
         "fact"  # mean over a step's facts; batch: token means summed per batch (paper)
     )
-    batch_tokens: int = Field(default=2048, ge=1)  # padded tokens per model batch
-    editor_rows: int = Field(default=4096, ge=1)  # rows per hyper-network chunk
+    batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens per model batch
+    editor_rows: int = Field(default=4096, ge=1, le=MANY)  # rows per hyper-network chunk
     kept_states: float = Field(default=16.0, ge=0, le=1 << 20)  # GiB on disk of hidden states below the edited layers
     held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
-    max_held_out: int = Field(default=400, ge=1)  # rows
-    validate_every: int | None = Field(default=None, ge=1)  # steps; None: a fifth of the run
-    save_every: int | None = Field(default=None, ge=1)  # steps between resumable states; None: with every validation
+    max_held_out: int = Field(default=400, ge=1, le=MANY)  # rows
+    validate_every: int | None = Field(default=None, ge=1, le=MANY)  # steps; None: a fifth of the run
+    save_every: int | None = Field(default=None, ge=1, le=MANY)  # steps between resumable states; None: as validations
 
 
 PAPER = {
@@ -139,12 +142,11 @@ def resolve(
     flags: Mapping[str, Any],
     *,
     what: str = "training settings",
-    remedy: str = "`malmen train --help` lists the settings.",
 ) -> Settings:
     """Settings of any kind: where they start, overlaid with a file's, overlaid with those flags that are not None.
 
     Args:
-        what, remedy: of the errors.
+        what: they are, in the errors.
 
     Raises:
         UsageError: unknown key or impossible value, each named.
@@ -159,9 +161,20 @@ def resolve(
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_NAMED])
         if len(found) > _NAMED:
             problems += f"; and {len(found) - _NAMED:,} more"
-        raise UsageError(f"{what}: {problems}", remedy=remedy) from None
+        names = ", ".join(_names(settings))
+        raise UsageError(f"{what}: {problems}", remedy=f"{what[0].upper()}{what[1:]} are {names}.") from None
     except RecursionError:
         raise UsageError(f"{what}: nested too deeply", remedy="Settings have one table, [editor].") from None
+
+
+def _names(settings: type[BaseModel]) -> Iterator[str]:
+    """All that may be set, a table's as `editor.rank`."""
+    for name, field in settings.model_fields.items():
+        table = field.annotation
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            yield from (f"{name}.{inner}" for inner in _names(table))
+        else:
+            yield name
 
 
 def _overlay(target: dict[str, Any], layer: Mapping[str, Any], what: str) -> None:

@@ -36,6 +36,15 @@ def entry_ids_or_files(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return _offers(_entries, ctx, incomplete) if incomplete else []
 
 
+def states(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """`entry_ids`, and the state before all of them."""
+    return [*entry_ids(ctx, incomplete), ("base", "the model as it was registered")]
+
+
+def states_and_checkpoint(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    return [*states(ctx, incomplete), ("checkpoint", "the model's folder as it is now")]
+
+
 def model_names(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return _offers(_models, ctx, incomplete)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from malmen_cli.cli.completion import entry_ids
+from malmen_cli.cli.completion import states_and_checkpoint
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.options import DeviceOption, JsonOption, ModelOption, WorkspaceOption, open_ledger, short_id
 from malmen_cli.cli.output import epilog, plural, print_json, print_table, say
@@ -47,10 +47,12 @@ def diff(
         typer.Argument(
             metavar="[A]",
             help="From: an entry (id, HEAD, HEAD~1, #7), base or checkpoint.",
-            autocompletion=entry_ids,
+            autocompletion=states_and_checkpoint,
         ),
     ] = "base",
-    b: Annotated[str, typer.Argument(metavar="[B]", help="To: the same.", autocompletion=entry_ids)] = "checkpoint",
+    b: Annotated[
+        str, typer.Argument(metavar="[B]", help="To: the same.", autocompletion=states_and_checkpoint)
+    ] = "checkpoint",
     model: ModelOption = None,
     predictions: Annotated[
         bool, typer.Option("--predictions", help="Load the model and ask it about the facts, in either state.")

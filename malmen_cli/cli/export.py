@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from malmen_cli.cli.completion import entry_ids
+from malmen_cli.cli.completion import states
 from malmen_cli.cli.options import JsonOption, ModelOption, WorkspaceOption, open_ledger
 from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.errors import ExitCode, UsageError
@@ -40,7 +40,7 @@ def export(
         typer.Argument(
             metavar="[ID]",
             help="Whose state: an entry (id, HEAD, HEAD~1, #7) or base.",
-            autocompletion=entry_ids,
+            autocompletion=states,
         ),
     ] = "HEAD",
     output: Annotated[

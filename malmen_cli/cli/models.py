@@ -71,6 +71,7 @@ def add(
     ] = None,
     lock_timeout: LockTimeoutOption = PATIENCE,
     workspace: WorkspaceOption = None,
+    json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Register a model folder: it is edited in place from then on, and its base is kept.
@@ -110,7 +111,9 @@ def add(
             say(f"warning: {registration.warning}")
         if registration.note:
             say(f"note: {registration.note}")
-        if quiet:
+        if json:
+            print_json(_summary(ledger, registration.model))
+        elif quiet:
             print(registration.model.name)
         else:
             _show(ledger, registration.model)
@@ -175,6 +178,8 @@ def show(
 
     with open_ledger(workspace) as ledger:
         with ledger.read() as db:
+            if name is None and (count := len(store.models(db))) > 1:
+                raise UsageError(f"{count} models are registered", remedy="Name one: malmen models show NAME")
             model = find_model(db, name)
         if json:
             print_json(_summary(ledger, model))

@@ -14,6 +14,7 @@ import typer
 from malmen_cli.cli.completion import editor_ids, entry_ids, model_names, split_names
 from malmen_cli.cli.output import say
 from malmen_cli.errors import UsageError
+from malmen_cli.facts.decoding import encodable
 from malmen_cli.facts.formats import FactFormat
 from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
 from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
@@ -153,7 +154,7 @@ def say_waiting() -> None:
 
 def command_line() -> str:
     """The command as the user typed it, for the ledger."""
-    return shlex.join(["malmen", *sys.argv[1:]])
+    return encodable(shlex.join(["malmen", *sys.argv[1:]]))
 
 
 def short_id(record: Entry | EditorRecord) -> str:

@@ -69,7 +69,9 @@ def complain(message: str, remedy: str | None) -> None:
     """An error in words, with what to do about it."""
     say(f"malmen: {message}")
     if remedy:
-        say(f"  {remedy[0].upper()}{remedy[1:]}{'' if remedy.endswith(('.', '?')) else '.'}")
+        # A command stays as it is typed.
+        start = remedy[0] if remedy.startswith("malmen ") else remedy[0].upper()
+        say(f"  {start}{remedy[1:]}{'' if remedy.endswith(('.', '?')) else '.'}")
 
 
 def print_json(value: Any) -> None:
@@ -96,16 +98,17 @@ def print_table(
     """Left-aligned columns on stdout, as wide as they need to be; on a terminal cut to its width.
 
     Args:
-        styles: of the columns from the left, where the terminal shows colours; a header is bold.
+        styles: of the columns from the left, where the terminal shows colours; a header is bold. Ids are cut last: by
+            fewer digits than are asked for nobody can name anything.
     """
     lines = [[printable(cell, limit=None) for cell in row] for row in ([header] if header else []) + list(rows)]
     if not lines:
         return
     widths = [max(_width(line[i]) for line in lines) for i in range(len(lines[0]))]
     room = terminal_width()
-    if room is not None:
-        _fit(widths, room - len(_GAP) * (len(widths) - 1))
     looks = [*styles, *[None] * (len(widths) - len(styles))]
+    if room is not None:
+        _fit(widths, room - len(_GAP) * (len(widths) - 1), whole=[look == "id" for look in looks])
     for number, line in enumerate(lines):
         shown = [_cut(cell, width) for cell, width in zip(line, widths, strict=True)]
         while shown and not shown[-1]:
@@ -151,10 +154,12 @@ def _cut(text: str, width: int) -> str:
     return set_cell_size(text, width - 1).rstrip() + "…"
 
 
-def _fit(widths: list[int], room: int) -> None:
-    """Narrow the widest columns, again and again, until all fit."""
-    while sum(widths) > room and max(widths) > _NARROWEST:
-        widths[widths.index(max(widths))] -= 1
+def _fit(widths: list[int], room: int, whole: Sequence[bool]) -> None:
+    """Narrow the widest columns, again and again, until all fit; those that are to stay whole after all others."""
+    for last in (False, True):
+        places = [place for place, stays in enumerate(whole) if last or not stays]
+        while sum(widths) > room and places and widths[widest := max(places, key=widths.__getitem__)] > _NARROWEST:
+            widths[widest] -= 1
 
 
 def percent(value: float | None) -> str:

@@ -240,7 +240,8 @@ def train(
 
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
         fetch = fetcher(ledger, bar, quiet=quiet) if download else None
-        record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE), fetch)
+        patience = max(lock_timeout, PATIENCE)
+        record, registration = find_or_register(ledger, model, command_line(), patience, fetch, layers)
         if registration is not None:
             say(f"Registered {record.path} as {record.name}")
             if registration.warning:

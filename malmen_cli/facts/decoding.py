@@ -37,3 +37,8 @@ def is_text(data: bytes) -> bool:
 def decoded(data: bytes) -> str:
     """The text of `data`, without its byte-order mark; where it is not UTF-8 the text matches `UNDECODED`."""
     return data.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+
+
+def encodable(text: str) -> str:
+    """A file's name or a command line may hold bytes that are not UTF-8; what is stored or digested must not."""
+    return text.encode(errors="backslashreplace").decode()

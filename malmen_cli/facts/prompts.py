@@ -11,7 +11,7 @@ from typing import Literal
 
 from malmen_cli.errors import BadFacts
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, is_text
+from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, encodable, is_text
 from malmen_cli.facts.fields import Fields, printable, refuse
 from malmen_cli.facts.formats import fact_from_row, with_any_targets
 from malmen_cli.facts.json_records import json_records
@@ -60,7 +60,7 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
     more = 0
     for path in paths:
         name = printable(str(path), limit=None)
-        names.append(path if isinstance(path, str) else path.name)
+        names.append(path if isinstance(path, str) else encodable(path.name))
         problems = Problems()
         data = file_bytes(path)
         if not is_text(data):

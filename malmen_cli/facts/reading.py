@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 from malmen_cli.errors import BadFacts, UsageError
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import Problems, decoded, is_text
+from malmen_cli.facts.decoding import Problems, decoded, encodable, is_text
 from malmen_cli.facts.fact import Fact, Unrelated
 from malmen_cli.facts.fact_set import FactSet
 from malmen_cli.facts.fields import printable
@@ -78,9 +78,10 @@ def read_fact_set(
         lines = [f"{name}:{line}: {reason}" for line, reason in named]
         raise BadFacts(lines, remedy=" ".join(advice), more=problems.more)
     if not merging.kept:
-        raise BadFacts([f"{name}:1: no facts in this file"], remedy=f"Give it {_LAYOUT}.")
+        remedy = f"Give it {_TABLE if format == 'csv' else _LAYOUT}."
+        raise BadFacts([f"{name}:1: no facts in this file"], remedy=remedy)
     facts = tuple(kept.whole() for kept in merging.kept.values())
-    source = path if isinstance(path, str) else path.name
+    source = path if isinstance(path, str) else encodable(path.name)
     return FactSet(facts, source, merging.duplicates, merging.conflicts_dropped)
 
 

@@ -13,6 +13,7 @@ import malmen_cli
 from malmen_cli.checkpoint.digests import canonical_json
 from malmen_cli.errors import UsageError, WrongBase
 from malmen_cli.facts import FactSet
+from malmen_cli.facts.decoding import encodable
 from malmen_cli.ledger import store
 from malmen_cli.ledger.chain import entry_digest
 from malmen_cli.ledger.connection import insert
@@ -51,9 +52,9 @@ def insert_entry(
         target=target,
         editor_id=editor_id,
         active_digest=active_digest,
-        source=None if source is None else _encodable(source),
+        source=None if source is None else encodable(source),
         created_at=now(),
-        command=_encodable(command),
+        command=encodable(command),
         # Through JSON and back: the chain must hash what a later reader will find.
         details=json.loads(canonical_json({"malmen": malmen_cli.__version__, **(details or {})})),
     )
@@ -139,8 +140,3 @@ def _insert_pack(db: sqlite3.Connection, entry_id: str, pack: RowPack) -> None:
     [known] = db.execute(query, (pack_id, pack.editor_id, pack.layer)).fetchone()
     if known:
         raise UsageError(f"{known} facts have stored rows at {pack.layer} already", remedy="use the stored rows")
-
-
-def _encodable(text: str) -> str:
-    """A command line may hold bytes that are not UTF-8; SQLite takes text only."""
-    return text.encode(errors="backslashreplace").decode()

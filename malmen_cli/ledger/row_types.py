@@ -73,7 +73,7 @@ DETAILS = {
 }
 REGISTER_DETAILS = {**DETAILS, "base_tensors": [_TEXT]}
 EDITOR_CONFIG = {"config?": {"facts_per_step?": _NUMBER, "sample_size?": (bool,)}}
-EDITOR_SCORES = {"scores?": {"#": _SCORES}, "calibrated_on?": _NUMBER, "text?": _TEXT}
+EDITOR_SCORES = {"scores?": {"#": _SCORES}, "calibrated_on?": _NUMBER, "text?": _TEXT, "rows?": _NUMBER}
 
 
 def delta_types(figures: Iterable[str]) -> dict[str, tuple[type, ...]]:

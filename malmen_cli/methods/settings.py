@@ -6,11 +6,11 @@ Beside `config.TrainingConfig`, which has those of the trained ones; told apart 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from malmen_cli.config import RunSettings, read_settings, resolve
+from malmen_cli.config import MANY, RunSettings, read_settings, resolve
 from malmen_cli.methods.registry import Method
 
 
@@ -34,7 +34,7 @@ class UltraEditSettings(MethodSettings):
     change: float = Field(default=1.0, gt=0)  # mean |d| of the calibration rows, as a share of their mean |u W0|
     ridge: float = Field(default=1.0, gt=0)
     normalise: Literal["layer", "shape"] = "shape"  # moments per layer, or shared by all layers of one shape (official)
-    calibration_facts: int = Field(default=1024, ge=1)  # most facts whose rows the normaliser is calibrated on
+    calibration_facts: int = Field(default=1024, ge=1, le=MANY)  # most facts whose rows the normaliser is calibrated on
 
 
 class MiniBatchSettings(MethodSettings):
@@ -47,10 +47,10 @@ class MiniBatchSettings(MethodSettings):
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # instead, where that is None: a share of a matrix's
     # root mean square, for each matrix its own
     weight_decay: float = Field(ge=0)  # decoupled: a weight loses this share, times the learning rate, each step
-    epochs: int = Field(ge=1)  # passes over all facts, at most
-    batch_facts: int = Field(ge=1)  # facts per step
+    epochs: int = Field(ge=1, le=MANY)  # passes over all facts, at most
+    batch_facts: int = Field(ge=1, le=MANY)  # facts per step
     small_loss: float = Field(ge=0)  # nats: batches below it take no step, and an epoch below it is the last; 0: never
-    batch_tokens: int = Field(default=2048, ge=1)  # padded tokens that the model runs at once
+    batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once
 
 
 class FineTuningSettings(MiniBatchSettings):
@@ -63,8 +63,8 @@ class FineTuningSettings(MiniBatchSettings):
     method: Literal["ft"] = "ft"
     learning_rate: float = Field(default=5e-4, gt=0, le=1e3)
     weight_decay: float = Field(default=5e-4, ge=0)
-    epochs: int = Field(default=5, ge=1)
-    batch_facts: int = Field(default=32, ge=1)
+    epochs: int = Field(default=5, ge=1, le=MANY)
+    batch_facts: int = Field(default=32, ge=1, le=MANY)
     small_loss: float = Field(default=0.0, ge=0)
 
 
@@ -81,8 +81,8 @@ class LocFTSettings(MiniBatchSettings):
     learning_rate: float | None = Field(default=None, gt=0, le=1e3)  # AdamW; None: as relative_rate says
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # AdamW's, as a share of the matrix's root mean square
     weight_decay: float = Field(default=0.0, ge=0)
-    epochs: int = Field(default=50, ge=1)
-    batch_facts: int = Field(default=16, ge=1)
+    epochs: int = Field(default=50, ge=1, le=MANY)
+    batch_facts: int = Field(default=16, ge=1, le=MANY)
     small_loss: float = Field(default=1e-2, ge=0)
     depth: float = Field(default=0.7, ge=0, le=1)  # which layer where none is named: 0 the first, 1 the last of them
 
@@ -91,7 +91,8 @@ class MemitSettings(MethodSettings):
     """MEMIT (arXiv 2210.07229); steps, coefficients, clamp and contexts as its official code has them for GPT-J."""
 
     method: Literal["memit"] = "memit"
-    target_steps: int = Field(default=25, ge=1)  # Adam steps per fact for what the last edited block should put out
+    # Adam steps per fact for what the last edited block should put out.
+    target_steps: int = Field(default=25, ge=1, le=MANY)
     target_learning_rate: float | None = Field(default=None, gt=0, le=1e3)  # Adam; 0.5 officially; None: target_rate
     target_rate: float = Field(default=0.3, gt=0, le=1e3)  # Adam's rate, as a share of the root mean square of z0
     target_loss: float = Field(default=0.05, ge=0)  # nats: a fact whose loss is below it is done
@@ -99,11 +100,12 @@ class MemitSettings(MethodSettings):
     kl_factor: float = Field(default=0.0625, ge=0)  # coefficient of the KL divergence after "SUBJECT is a"
     clamp: float = Field(default=0.75, gt=0)  # most |delta|, as a share of |z0|
     covariance_weight: float = Field(default=15000.0, gt=0)  # lambda of the solve, in keys
-    covariance_tokens: int = Field(default=100_000, ge=1)  # of the running text, at most, that C0 is the mean over
-    prefixes: tuple[str, ...] = ("The", "Therefore", "Because", "I", "You")  # of contexts, which the model goes on with
-    prefix_tokens: int = Field(default=10, ge=1)  # new ones per context
+    covariance_tokens: int = Field(default=100_000, ge=1, le=MANY)  # at most, of the text that C0 is the mean over
+    # Of contexts, which the model goes on with.
+    prefixes: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ("The", "Therefore", "Because", "I", "You")
+    prefix_tokens: int = Field(default=10, ge=1, le=MANY)  # new ones per context
     without_subject: Literal["refuse", "last token"] = "refuse"  # facts that name none, or not in their prompt
-    batch_tokens: int = Field(default=2048, ge=1)  # padded tokens that the model runs at once
+    batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once
 
 
 def resolve_settings(method: Method, file: Path | None, flags: dict[str, Any]) -> RunSettings:
@@ -119,5 +121,4 @@ def resolve_settings(method: Method, file: Path | None, flags: dict[str, Any]) -
         read_settings(file),
         flags,
         what=f"settings of {method.name}",
-        remedy=f"Settings of {method.name} are {', '.join(settings.model_fields)}.",
     )

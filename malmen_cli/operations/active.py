@@ -232,10 +232,9 @@ def out_of_range(editor: EditorRecord, active: int) -> list[str]:
     largest = trained.get("facts_per_step")
     if largest is None:
         return []
+    largest = min(largest, editor.scores.get("rows", largest))  # no step had more facts than there were to train on
     smallest = 1 if trained.get("sample_size") else largest
     if smallest <= active <= largest:
         return []
-    return [
-        f"{active:,} facts are active, and this editor was trained for {smallest:,} to {largest:,} at once: expect a "
-        "poorer edit"
-    ]
+    sizes = f"{smallest:,} to {largest:,}" if smallest < largest else f"{largest:,}"
+    return [f"{active:,} facts are active, and this editor was trained for {sizes} at once: expect a poorer edit"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from malmen_cli.checkpoint.durable import in_words, write_durably
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import Fact, printable
+from malmen_cli.facts.decoding import encodable
 
 LARGEST = 64 << 20  # bytes of running text
 
@@ -28,7 +29,7 @@ def running_text(path: Path, option: str = "--drift") -> tuple[str, str]:
         raise UsageError(f"{shown} is larger than {LARGEST >> 20} MiB", remedy=f"give {option} a part of it")
     if not text.strip():
         raise UsageError(f"{shown} holds no text", remedy=f"give {option} a plain text file")
-    return text, path.name
+    return text, encodable(path.name)
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -44,7 +44,8 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
     training = description["training"]
     if "text" in training:
         identity["text"] = training["text"]
-    scores: dict[str, Any] = max(training.get("history", ()), key=lambda record: record["summary"], default={})
+    history = (record for record in training.get("history", ()) if record["step"] == training["best_step"])
+    scores: dict[str, Any] = {**next(history, {}), **({"rows": training["rows"]} if "rows" in training else {})}
     if "made" in training:  # of a method without training
         made_from = {"calibrated_on": training.get("facts"), "text": training.get("text")}
         scores = {name: value for name, value in made_from.items() if value is not None}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from malmen_cli.checkpoint.lock import PATIENCE
 from malmen_cli.checkpoint.manifest import read_manifest
 from malmen_cli.checkpoint.pickled_files import pickled_start
-from malmen_cli.errors import UnknownName, UsageError
+from malmen_cli.errors import UnknownName, UnsupportedModel, UsageError
 from malmen_cli.ledger import Ledger, ModelRecord, Registration, register_model, store
 from malmen_cli.ledger.registration import check_name
 from malmen_cli.ledger.sidecar import moved_to
@@ -76,12 +76,14 @@ def find_or_register(
     command: str,
     timeout: float = PATIENCE,
     fetch: Callable[[str], object] | None = None,
+    layers: Sequence[str] | None = None,
 ) -> tuple[ModelRecord, Registration | None]:
     """`find_model`, registering what is used for the first time: a folder under its own name, or a model of the local
     hub cache under the known name it was asked by, or its repository's.
 
     Args:
-        fetch: brings what is neither registered nor a folder into the hub cache.
+        fetch: brings what is neither registered nor a folder into the hub cache. layers: to be registered where malmen
+            does not find any by itself.
     """
     with ledger.read() as db:
         if name is None:
@@ -94,10 +96,12 @@ def find_or_register(
     with ledger.hold(command, timeout):
         with ledger.read() as db:
             found = _registered(db, name)  # by another process, while this one waited
-        return (found, None) if found is not None else _register_first(ledger, name, command, timeout)
+        return (found, None) if found is not None else _register_first(ledger, name, layers, command, timeout)
 
 
-def _register_first(ledger: Ledger, name: str, command: str, timeout: float) -> tuple[ModelRecord, Registration]:
+def _register_first(
+    ledger: Ledger, name: str, layers: Sequence[str] | None, command: str, timeout: float
+) -> tuple[ModelRecord, Registration]:
     from malmen_cli.language_models.hub_cache import find_snapshot, snapshot_of
     from malmen_cli.operations.hub_models import name_for, plain_name, unknown_model
 
@@ -112,7 +116,12 @@ def _register_first(ledger: Ledger, name: str, command: str, timeout: float) -> 
             f"the name {new_name} is taken by another folder",
             remedy=f"Register it: malmen models add NAME {quote(name)}",
         )
-    registration = register_source(ledger, new_name, name, command=command, timeout=timeout)
+    try:
+        registration = register_source(ledger, new_name, name, command=command, timeout=timeout)
+    except UnsupportedModel:
+        if layers is None:
+            raise
+        registration = register_source(ledger, new_name, name, layers=layers, command=command, timeout=timeout)
     return registration.model, registration
 
 

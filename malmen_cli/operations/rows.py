@@ -17,6 +17,7 @@ from malmen_cli.checkpoint.durable import FREE_SPACE, Need, require_space
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.host_memory import give_back_freed
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger.objects import Checked, ObjectStore
@@ -95,6 +96,7 @@ def capture_rows(
                                 keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
                             _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
                 del keep  # with what it was given: the next block's takes as much
+                give_back_freed()
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [
             NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)

@@ -106,6 +106,9 @@ def _notes(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> Iter
         yield words
     if lent := sum(row.lent for row in split.train):
         yield f"{lent:,} of {len(split.train):,} facts have no unrelated prompts: they are lent those of other facts"
+    rows = len(split.train) + len(split.held_out)
+    if len(split.held_out) > 2 * max(1, round(config.held_out * rows)):
+        yield f"{len(split.held_out):,} of {rows:,} facts are held out: they are of few subjects, which are kept whole"
     if 0 < len(split.held_out) < FEW_HELD_OUT:
         count = f"{len(split.held_out)} held-out fact{'' if len(split.held_out) == 1 else 's'}"
         yield f"which step is the best is told by {count} alone: give more facts, or a larger held_out"

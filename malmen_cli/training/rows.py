@@ -42,30 +42,40 @@ class Split:
 def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, largest: int, seed: int) -> Split:
     """Tokenise facts and hold out whole subjects (facts without one count by prompt) until `share` of rows is reached.
 
-    A fact without unrelated prompts is lent one by a fact of the training rows.
+    A fact without unrelated prompts is lent one by a fact of the training rows. A subject that would take more than
+    twice what is wanted is trained on, unless there are only such: then the smallest is held out.
 
     Raises:
-        UsageError: fewer than two subjects, so that nothing can be held out.
+        UsageError: fewer than two subjects, so that nothing can be held out, or no fact that the model has room for.
     """
     groups: dict[str, list[Fact]] = {}
-    for fact in facts:
+    fitting = [fact for fact in facts if tokenizing.fits(fact.prompt, fact.target) is not None]
+    if facts and not fitting:
+        raise tokenizing.nothing_fits(facts[0].prompt, facts[0].target)
+    for fact in fitting:
         groups.setdefault(fact.subject or fact.prompt, []).append(fact)
     if len(groups) < 2:
         raise UsageError("an editor needs facts of at least two subjects", remedy="Train on a larger fact file.")
     subjects = sorted(groups)
     random.Random(seed).shuffle(subjects)
-    wanted = min(largest, max(1, round(share * len(facts))))
-    held_out: list[Fact] = []
-    while len(held_out) < wanted and len(subjects) > 1:
-        held_out += groups[subjects.pop()]
-    kept = [fact for subject in subjects for fact in groups[subject]]
+    wanted = min(largest, max(1, round(share * len(fitting))))
+    apart: dict[str, list[Fact]] = {}
+    count = 0
+    for subject in reversed(subjects):
+        if count < wanted and count + len(groups[subject]) <= 2 * wanted:
+            apart[subject] = groups[subject]
+            count += len(groups[subject])
+    if not apart:
+        smallest = min(subjects, key=lambda subject: len(groups[subject]))
+        apart[smallest] = groups[smallest]
+    elif len(apart) == len(subjects):
+        apart.popitem()
+    held_out = [fact for group in apart.values() for fact in group]
+    kept = [fact for subject in subjects if subject not in apart for fact in groups[subject]]
     trained = lend_unrelated(kept, kept, seed)
     train, dropped = _tokenise(kept, trained, tokenizing)
     validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), tokenizing)
-    if not train or not validation:
-        first = (held_out if train else kept)[0]
-        raise tokenizing.nothing_fits(first.prompt, first.target)
-    return Split(train, validation, dropped + dropped_too, trained)
+    return Split(train, validation, len(facts) - len(fitting) + dropped + dropped_too, trained)
 
 
 def _tokenise(own: Iterable[Fact], facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:

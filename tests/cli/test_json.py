@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 from program import Verb, options, run_here, verbs
-from tiny_models import make_fact, make_facts, make_world, write_facts
+from tiny_models import make_fact, make_facts, make_world, save_tiny_model, write_facts
 
 from malmen_cli.cli.output import print_json
 from malmen_cli.errors import ExitCode
+from malmen_cli.ledger import create_workspace
 
 TEXT, NUMBER, COUNT, YES_NO, ANY = str, (int, float), int, bool, object
 MAYBE_TEXT, MAYBE_NUMBER, MAYBE_COUNT = (str, type(None)), (int, float, type(None)), (int, type(None))
@@ -304,10 +305,25 @@ class TestSession:
         return str(json.loads(out)["editors"][0]["id"])
 
 
+def test_what_is_registered_is_shown(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """In a session of its own: with two models the other verbs would have to name one."""
+    workspace = create_workspace(tmp_path)
+    for name in ("one", "two"):
+        save_tiny_model(tmp_path / name)
+        status, out, err = run_here(
+            capfd, "models", "add", name, tmp_path / name, "--json", "--workspace", workspace.root
+        )
+        assert status == ExitCode.DONE, err
+        assert list(lacking(json.loads(out), MODEL)) == [] and json.loads(out)["name"] == name
+    status, out, err = run_here(capfd, "models", "show", "--workspace", workspace.root)
+    assert (status, out) == (ExitCode.USAGE, "")
+    assert err == "malmen: 2 models are registered\n  Name one: malmen models show NAME.\n"
+
+
 def test_no_verb_escapes() -> None:
     """Every verb with --json is in the session; every one with -q is tried, here or where it is at home."""
     shown = {verb_of(line) for line, _ in SESSION}
-    assert {verb for verb in verbs() if "--json" in options(verb)} <= shown
+    assert {verb for verb in verbs() if "--json" in options(verb)} <= shown | {("models", "add")}
     # train, eval, rebase and the verbs that name something are slow or say their own name: they are tried elsewhere.
     elsewhere: set[Verb] = {("train",), ("eval",), ("rebase",), ("data", "add"), ("data", "remove")}
     elsewhere |= {("models", "add"), ("models", "move")}

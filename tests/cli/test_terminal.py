@@ -81,6 +81,11 @@ class TestTables:
         assert [line.split()[0] for line in lines] == ["#3", "#2", "#1"]
         assert all(re.search(r"\s[0-9a-f]{10}\s", line) for line in lines) and lines[0].endswith("HEAD")
 
+    @pytest.mark.parametrize(("columns", "digits"), [(50, "[0-9a-f]{10}"), (40, "[0-9a-f]{4,}…")])
+    def test_ids_are_cut_last(self, world: World, columns: int, digits: str) -> None:
+        output = STYLE.sub("", on_terminal(world, "log", columns=columns).output)
+        assert all(re.match(rf"#\d  {digits}  ", line) for line in output.splitlines()), output
+
     def test_in_a_pipe_the_width_does_not_count(self, world: World) -> None:
         narrow, wide = in_pipe(world, "log", COLUMNS="40"), in_pipe(world, "log", COLUMNS="200")
         assert narrow == wide and max(map(len, narrow[0].splitlines())) > 100

@@ -354,6 +354,12 @@ class TestRows:
     def test_source_is_the_case(self, case_id: object, source: str | None) -> None:
         assert fact_from_row({**COUNTERFACT, "case_id": case_id}).source == source
 
+    def test_a_field_that_is_null_does_not_count(self) -> None:
+        """Tables of several formats put together have null where a fact has no such field."""
+        assert fact_from_row({"src": "Who?", "ans": "She", "alt": None}) == Fact("Who?", "She")
+        assert fact_from_row({"prompt": "A is", "target": "B", "target_new": None, "label": None}) == Fact("A is", "B")
+        assert problems({"prompt": None, "target": "B"}) == ("'prompt' is missing or empty",)
+
     @pytest.mark.parametrize(
         ("row", "problem"),
         [

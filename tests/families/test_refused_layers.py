@@ -12,7 +12,7 @@ from family_journey import tensors, written
 from family_models import save_family_model
 from program import run_here
 from safetensors_folders import file_digests
-from tiny_models import TINY_TRAINING, World, fact_set, load, make_facts
+from tiny_models import TINY_TRAINING, World, fact_set, load, make_facts, write_facts
 
 from malmen_cli.errors import ExitCode, UnsupportedModel
 from malmen_cli.language_models.edited_layers import edited_layers
@@ -124,3 +124,16 @@ def test_layers_that_are_named_by_globs_are_those_that_are_edited(tmp_path: Path
     assert {name for name in base if base[name] != edited[name]} == {f"{path}.weight" for path in paths}
     world.revert("HEAD")
     assert file_digests(folder) == digests
+
+
+def test_layers_that_the_first_training_names_are_registered_where_malmen_finds_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_family_model(tmp_path / "model", "mixtral")
+    workspace = create_workspace(tmp_path).root
+    facts = write_facts(tmp_path / "facts.jsonl", make_facts(24))
+    command = ["train", facts, "--model", folder, "--steps", 1, "--rank", 4, "--workspace", workspace]
+    status, _, err = run_here(capfd, *command)
+    assert status == ExitCode.USAGE and "Name them: --layers" in " ".join(err.split())
+    status, _, err = run_here(capfd, *command, "--layers", "model.layers.*.self_attn.o_proj")
+    assert status == ExitCode.DONE, err

@@ -232,6 +232,11 @@ def test_models_that_are_not_causal_are_refused(tmp_path: Path, name: str) -> No
         Memit(QUICK, model.shapes).prepare(model, [], TEXT)
 
 
+def test_a_context_begins_with_something() -> None:
+    with pytest.raises(ValueError, match="prefixes"):
+        MemitSettings(prefixes=("The", " "))
+
+
 def test_what_cannot_be_is_refused(folder: Path, model: LanguageModel) -> None:
     with pytest.raises(UsageError, match="cannot edit the last block"):
         ResidualStream(load(folder, layers=["transformer.h.3.mlp.c_proj"]))

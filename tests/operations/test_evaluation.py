@@ -27,6 +27,7 @@ from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.evaluation.report import Report
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import store
+from malmen_cli.operations.active import out_of_range
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.editors import trained_on
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
@@ -126,6 +127,17 @@ class TestFile:
         assert evaluated.warnings == []
         more = of_file(world, make_facts(11), replace(OPTIONS, n_edits=11))
         assert more.edited == 11 and any("trained for 1 to 8" in warning for warning in more.warnings)
+
+    @pytest.mark.parametrize("sample_size", [True, False])
+    def test_no_editor_was_trained_for_more_facts_than_there_were(self, tmp_path: Path, sample_size: bool) -> None:
+        training = TINY_TRAINING.model_copy(update={"facts_per_step": 1024, "sample_size": sample_size})
+        small = make_world(tmp_path, training=training)
+        rows = len(make_facts(24)) - 5  # a fifth is held out
+        with small.ledger() as (ledger, model), ledger.read() as db:
+            [editor] = store.editors(db, model.id)
+        assert out_of_range(editor, rows) == []
+        [words] = out_of_range(editor, rows + 1)
+        assert f"was trained for {f'1 to {rows}' if sample_size else rows} at once" in words
 
     def test_facts_without_room_are_left_out_and_counted(self, world: World) -> None:
         long = Fact("of the " * POSITIONS + "land", "Rome")

@@ -79,6 +79,10 @@ def test_the_paper_recipe_is_the_papers() -> None:
         ('{"editor": 3}', "editor"),
         ('{"editor": 3, "editor.rank": 3}', "editor"),
         ('{"clip": {"value": 1}}', "clip"),
+        ('{"facts_per_step": 9223372036854775808}', "facts_per_step"),
+        ('{"editor_rows": 100000000000000000000}', "editor_rows"),
+        ('{"learning_rate": 1e308}', "learning_rate"),
+        ('{"editor.initial_power": 1e300}', "editor.initial_power"),
         ("[1, 2]", "no table"),
         ("{", "s.json"),
     ],
@@ -87,6 +91,14 @@ def test_what_cannot_be_meant_is_named(tmp_path: Path, text: str, named: str) ->
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match=named):
         resolve_training(None, tmp_path / "s.json", {})
+
+
+def test_whoever_misspells_a_setting_is_told_all_there_are() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_training(None, None, {"lerning_rate": 1})
+    assert caught.value.remedy is not None
+    assert caught.value.remedy.startswith("Training settings are ")
+    assert {"warmup,", "max_held_out,", "editor.initial_power,"} <= set(caught.value.remedy.split())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from meta_training import training_config
 from safetensors import safe_open
 from tiny_models import (
     LAYERS,
+    TINY_TRAINING,
     World,
     load,
     make_facts,
@@ -27,8 +28,12 @@ from tiny_models import (
 
 from malmen_cli.config import TrainingConfig, resolve_training
 from malmen_cli.errors import MalmenError, UsageError
+from malmen_cli.evaluation.metrics import Scores
+from malmen_cli.ledger import store
+from malmen_cli.training import loop
 from malmen_cli.training.loop import StepReport, Trained, Watcher, _Run, train
 from malmen_cli.training.rows import Split, split_rows
+from malmen_cli.training.validation import Validation
 
 
 def train_tiny(folder: Path, config: TrainingConfig, facts: int = 24) -> tuple[Trained, list[StepReport], Split]:
@@ -52,6 +57,18 @@ def test_training_lowers_the_loss_and_keeps_the_best_editor(tmp_path: Path) -> N
     assert trained.progress.best_step == max(history, key=lambda record: record["summary"])["step"]
     assert reports[-1].done == 1
     assert all(torch.isfinite(tensor).all() for tensor in trained.editor.tensors().values())
+
+
+def test_of_equal_summaries_the_scores_of_the_editor_that_is_kept_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = Scores(0.5, 0.5, 0.5)
+    monkeypatch.setattr(loop, "validate", lambda step, rows, sizes: Validation({1: scores}))
+    training = TINY_TRAINING.model_copy(update={"steps": 4, "validate_every": 1})
+    world = make_world(tmp_path, training=training)
+    with world.ledger() as (ledger, model), ledger.read() as db:
+        [editor] = store.editors(db, model.id)
+    assert editor.scores["step"] == 4
 
 
 def test_each_step_takes_1_to_n_rows_and_each_epoch_every_row_once(tmp_path: Path) -> None:

@@ -53,6 +53,27 @@ def test_at_least_one_and_at_most_so_many_rows_are_held_out() -> None:
     assert len(split(make_facts(2), share=0.99).train) == 1
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_subject_of_most_facts_is_trained_on(seed: int) -> None:
+    facts = [replace(fact, subject="the same") for fact in make_facts(60)] + make_facts(12, start=60)
+    found = split(facts, share=0.05, seed=seed)
+    assert (len(found.train), len(found.held_out)) == (68, 4)
+
+
+def test_of_large_subjects_alone_the_smallest_is_held_out() -> None:
+    facts = [replace(fact, subject=f"subject {i % 5 // 2}") for i, fact in enumerate(make_facts(50))]
+    assert len(split(facts, share=0.02).held_out) == 10
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_does_not_fit_is_not_held_out(seed: int) -> None:
+    facts = [*make_facts(6), *(replace(make_fact(i), prompt="a very long word " * (30 + i)) for i in range(6, 12))]
+    found = split(facts, share=0.1, seed=seed)
+    assert (len(found.train), len(found.held_out), found.dropped) == (5, 1, 6)
+    with pytest.raises(UsageError, match="no fact fits the model"):
+        split(facts[6:], seed=seed)
+
+
 def test_one_subject_cannot_be_split() -> None:
     with pytest.raises(UsageError, match="two subjects"):
         split([replace(fact, subject="the same") for fact in make_facts(4)])

@@ -66,6 +66,9 @@ def fact_from_row(row: object, format: FactFormat | None = None) -> Fact:
     """
     if not isinstance(row, Mapping):
         refuse(f"a fact must be an object, not {kind(row)}")
+    # Tables of several formats put together have null where a fact has no such field.
+    present = {name: value for name, value in row.items() if value is not None}
+    row = present if any(layout.fits(present) for layout in _LAYOUTS) else row
     fitting = [layout for layout in _LAYOUTS if layout.fits(row)]
     for layout in fitting:
         if format in (None, layout.format):
