@@ -35,9 +35,13 @@ class Capture:
             self.outputs[place] = output if output.requires_grad else output.requires_grad_(True)
         return self.outputs[place] if self._gradients else output
 
-    def value_grads(self, loss: Tensor) -> list[Tensor]:
-        """dL/d(output) of every module, each (batch, tokens, d_out); frees the graph."""
-        return list(torch.autograd.grad(loss, self.outputs))
+    def value_grads(self, loss: Tensor, slopes: Tensor | None = None) -> list[Tensor]:
+        """dL/d(output) of every module, each (batch, tokens, d_out); frees the graph.
+
+        Args:
+            loss: L, or with `slopes` what it is taken of. slopes: dL/d(loss), of the same shape.
+        """
+        return list(torch.autograd.grad(loss, self.outputs, slopes))
 
 
 @contextmanager

@@ -274,8 +274,9 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     """One padded batch of T tokens with n labels, item bytes a number:
 
     item T (3/2 sum of d_out over the linear layers from the first edited one up + 3 widest d_out), what the graph keeps
-    of each layer's surroundings and what a pass holds besides, and n V (4 * 4) of logits over V words: in float32 with
-    their softmax and its gradients, and of a 16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
+    of each layer's surroundings and what a pass holds besides, and n V (4 * 2) of logits over V words and their
+    gradients. Where a loss of weights is differentiated, n V (4 * 4): in float32 with their softmax and its gradients,
+    and of a 16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
     """
     tokens = min(job.batch_tokens, math.ceil((job.per_solve or job.facts) * job.tokens))
     names = {layer.name for layer in layers}
@@ -290,7 +291,9 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     vocabulary = head.weight.shape[0] if head is not None else 0
     labels = max(1, math.ceil(tokens * job.labels / job.tokens))
     item = dtype.itemsize
-    logits = labels * vocabulary * (4 * WIDE + (2 * item if item < WIDE else 0))
+    logits = labels * vocabulary * 2 * WIDE
+    if job.work == "train" or job.copies is not None:
+        logits = labels * vocabulary * (4 * WIDE + (2 * item if item < WIDE else 0))
     return item * tokens * (3 * above + 6 * widest) // 2 + logits
 
 

@@ -249,9 +249,10 @@ class LanguageModel:
                 logits = self.logits(batch)
                 grads = []
                 if gradients:
-                    losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
-                    scaled = self.loss_scale * (losses / batch.count).sum()
-                    grads = [self._at(g, p) for g, p in zip(capture.value_grads(scaled), places, strict=True)]
+                    slopes = cross_entropy_grads(logits, batch).mul_(self.loss_scale).to(logits.dtype)
+                    of_outputs = capture.value_grads(logits, slopes)
+                    del logits, slopes
+                    grads = [self._at(g, p) for g, p in zip(of_outputs, places, strict=True)]
             keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
             if self.loss_scale != 1:
                 grads = [g.float() / self.loss_scale for g in grads]
@@ -432,3 +433,13 @@ def _require_resident(name: str, weight: Tensor) -> None:
 def wide(logits: Tensor) -> Tensor:
     """Logits in at least float32, the dtype that losses are taken in."""
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def cross_entropy_grads(logits: Tensor, batch: Batch) -> Tensor:
+    """dL/d(logits), (n, classes) in at least float32, of each text's mean cross-entropy, summed over texts.
+
+    (softmax - one-hot) / count, by hand: autograd holds three more matrices of this size, the largest of a pass.
+    """
+    grads = logits.detach().softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    grads[torch.arange(len(grads), device=grads.device), batch.labels] -= 1
+    return grads.div_(batch.count[:, None])
