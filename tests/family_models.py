@@ -171,6 +171,13 @@ REFUSED = {
     "mixtral": FamilyModel(
         "MixtralForCausalLM", tokenizers.llama2, _LLAMA | {"num_local_experts": 2, "num_experts_per_tok": 1}, ()
     ),
+    # As in the published ones: the heads together are twice as wide as the model, the experts narrower than it.
+    "qwen3_moe": FamilyModel(
+        "Qwen3MoeForCausalLM",
+        tokenizers.qwen,
+        _LLAMA | {"head_dim": WIDTH, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": WIDTH // 2},
+        (),
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,8 +89,8 @@ def family_layers(model_type: str, module_names: Sequence[str]) -> list[str]:
 def inspected_layers(model: nn.Module, model_type: str) -> list[str]:
     """The last MLP down-projections of a model of unknown architecture; of both stacks, where it has two.
 
-    In each block of a stack's longest list of blocks, that is the linear layer which narrows most to the model's width:
-    in an MLP the inner width is the larger one, in attention both are the same.
+    In each block of a stack's longest list of blocks, that is the widest linear layer of an MLP which narrows to the
+    model's width. Attention and Mamba narrow to it too, in many models; so what is no MLP by its name is left out.
 
     Raises:
         UnsupportedModel: no such layer, or not just one in every block.
@@ -113,13 +114,13 @@ def inspected_layers(model: nn.Module, model_type: str) -> list[str]:
 
 
 def _down_projections(prefix: str, blocks: Iterable[nn.Module], width: int | None) -> list[str]:
-    """Of each block the widest linear layer that narrows to `width`; none where a block has not just one."""
+    """Of each block the widest linear layer of an MLP that narrows to `width`; none where a block has not just one."""
     found: list[str] = []
     for number, block in enumerate(blocks):
         sizes = {
             f"{prefix}.{number}.{name}": d_in
             for name, module in block.named_modules()
-            if is_plain_linear(module)
+            if is_plain_linear(module) and _in_mlp(block, name)
             for d_in, d_out in [_shape(module)]
             if d_out == width and d_in > d_out
         }
@@ -128,6 +129,21 @@ def _down_projections(prefix: str, blocks: Iterable[nn.Module], width: int | Non
             return []
         found += widest
     return found
+
+
+_MLP = re.compile(r"mlp|ffn|feed_?forward|expert|dense|output\b", re.IGNORECASE)
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+def _in_mlp(block: nn.Module, name: str) -> bool:
+    """Whether a block's module lies in an MLP, going by the names and the classes of those between it and the block.
+
+    A block's own child counts as one: so OPT and BART keep `fc2`. BERT's MLP is BertOutput, its attention has another.
+    """
+    parents = name.split(".")[:-1]
+    paths = [".".join(parents[: depth + 1]) for depth in range(len(parents))]
+    words = " ".join([*parents, *(type(block.get_submodule(path)).__name__ for path in paths)])
+    return not words or bool(_MLP.search(words) and not _ATTENTION.search(words))
 
 
 def matching(globs: Sequence[str], module_names: Sequence[str]) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from family_models import AUTO_CLASSES, FAMILIES, empty_model
 from program import run_here
 from test_every_family import CASES
 
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import ExitCode, UnsupportedModel
 from malmen_cli.language_models import families
 from malmen_cli.language_models.edited_layers import family_layers, inspected_layers
 
@@ -105,6 +106,43 @@ def test_inspection_finds_what_the_table_says(name: str) -> None:
     by_table = family_layers(types_of(name), [path for path, _ in model.named_modules()])
     # Of T5 the paper edits the layers that widen, too; inspection finds those that narrow.
     assert inspected_layers(model, "unheard-of") == [path for path in by_table if not path.endswith((".wi", ".wi_0"))]
+
+
+def as_published(model_class: str) -> Any:
+    """A model of its configuration's own sizes, without memory for its weights."""
+    import transformers
+
+    kind: Any = getattr(transformers, model_class)
+    with torch.device("meta"):
+        return kind(kind.config_class())
+
+
+WITHOUT_MLPS = (
+    *("GptOssForCausalLM", "DeepseekV3ForCausalLM", "Qwen3NextForCausalLM"),  # attention alone narrows
+    *("GraniteMoeHybridForCausalLM", "Zamba2ForCausalLM", "MambaForCausalLM"),  # or Mamba does
+)
+
+
+@pytest.mark.parametrize("model_class", WITHOUT_MLPS)
+def test_inspection_takes_no_attention_and_no_mamba_for_an_mlp(model_class: str) -> None:
+    with pytest.raises(UnsupportedModel, match="finds no MLP down-projection"):
+        inspected_layers(as_published(model_class), "unheard-of")
+
+
+MLPS = {  # of other names and depths than the table's
+    "BambaForCausalLM": "model.layers.31.feed_forward.down_proj",
+    "BloomForCausalLM": "transformer.h.1.mlp.dense_4h_to_h",
+    "CTRLLMHeadModel": "transformer.h.47.ffn.2",
+    "Lfm2ForCausalLM": "model.layers.31.feed_forward.w2",
+    "ModernBertDecoderForCausalLM": "model.layers.21.mlp.Wo",
+    "Qwen2MoeForCausalLM": "model.layers.23.mlp.shared_expert.down_proj",
+    "XGLMForCausalLM": "model.layers.23.fc2",
+}
+
+
+@pytest.mark.parametrize("model_class", MLPS)
+def test_inspection_finds_mlps_by_many_names(model_class: str) -> None:
+    assert inspected_layers(as_published(model_class), "unheard-of")[-1] == MLPS[model_class]
 
 
 def test_every_task_has_its_class() -> None:

@@ -24,6 +24,7 @@ REFUSED = [  # model, --layers, what is said
     ("mixtral", [], "mixtral.*finds no MLP down-projection"),
     ("mixtral", ["model.layers.*.mlp.experts"], "MixtralExperts.*no plain 2-D weight"),
     ("mixtral", ["model.layers.*.mlp.gate"], "no plain 2-D weight"),
+    ("qwen3_moe", [], "qwen3_moe.*finds no MLP down-projection"),
     ("llama", ["lm_head"], "output head"),
     ("llama", ["model.embed_tokens"], "Embedding.*no plain 2-D weight"),
     ("llama", ["model.layers.0.mlp"], "no plain 2-D weight"),
