@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -205,8 +206,16 @@ class LanguageModel:
             return None
         length = min(8, self.tokenizing.limit or 8)
         labels = (0,) if self.task == "classification" else (0, 0)
-        [batch] = self.batches([Tokens((0,) * n, labels) for n in (length, length // 2 + 1)], 2 * length)
+        texts = [Tokens(self.trial_tokens(length)[-n:], labels) for n in (length, length // 2 + 1)]
+        [batch] = self.batches(texts, 2 * length)
         return found if found.can_be_left_out(batch, lambda: self.head.forward(batch)[0]) else None
+
+    def trial_tokens(self, count: int) -> tuple[int, ...]:
+        """Tokens to try the model on, as unlike as there are; none is padding, whose embedding is 0 in many models: all
+        states would be 0, and whatever is done to them looks right."""
+        embeddings = self.model.get_input_embeddings()
+        padding = {self.tokenizing.padding, getattr(embeddings, "padding_idx", None)}
+        return tuple(islice(cycle(token for token in range(len(embeddings.weight)) if token not in padding), count))
 
     @property
     def lower_width(self) -> int:
@@ -267,8 +276,8 @@ class LanguageModel:
     def _reached(self) -> tuple[bool, ...]:
         """Per edited layer whether a loss reaches tokens that predict no label: tried on one text."""
         length = min(8, self.tokenizing.limit or 8)
-        decoded = (0, 1, 2) if self.task == "sequence-to-sequence" else ()
-        [batch] = self.batches([Tokens(tuple(range(length)), (0,), decoded)], 1)
+        decoded = self.trial_tokens(3) if self.task == "sequence-to-sequence" else ()
+        [batch] = self.batches([Tokens(self.trial_tokens(length), (0,), decoded)], 1)
         with capturing([layer.module for layer in self.layers]) as capture:
             loss = nn.functional.cross_entropy(wide(self.logits(batch)), batch.labels)
             grads = capture.value_grads(loss * self.loss_scale)
@@ -315,16 +324,17 @@ class LanguageModel:
             UnsupportedModel: one is not, or the head's logits are not those of the model.
         """
         length = min(8, self.tokenizing.limit or 8)
-        decoded = (0, 0, 0) if self.task == "sequence-to-sequence" else ()
+        *read, other = self.trial_tokens(length + 1)
+        decoded = tuple(read[:3]) if self.task == "sequence-to-sequence" else ()
         # Every token that the answering stack reads predicts a label, so that its last MLP sees all of them.
         labels = (0,) if self.task == "classification" else (0,) * len(decoded or range(length))
-        text = Tokens((0,) * length, labels, decoded)
+        text = Tokens(tuple(read), labels, decoded)
         modules = [layer.module for layer in self.layers]
         with in_words(self._folder):
             with capturing(modules, gradients=False) as capture:
                 logits, references = self.head.forward(next(self.batches([text], 1)))
             # The same but for the last token that the answering stack reads.
-            last = {"decoder_input_ids": (0, 0, 1)} if decoded else {"input_ids": (*text.input_ids[:-1], 1)}
+            last = {"decoder_input_ids" if decoded else "input_ids": (*(decoded or read)[:-1], other)}
             moved = self.logits(next(self.batches([replace(text, **last)], 1)))
         if len(labels) > 1 and not _alike(moved[0], logits[0]):
             raise UnsupportedModel(

@@ -34,7 +34,7 @@ class LowerBlocks:
         """Whether a pass that starts at the first edited block gives what a whole one does, tried on one batch.
 
         Args:
-            forward: logits of the batch.
+            batch: of tokens that differ, with states that differ. forward: logits of the batch.
         """
         try:
             states = batch.packed(self.reach(forward))

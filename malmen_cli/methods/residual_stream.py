@@ -87,7 +87,7 @@ class ResidualStream:
     @torch.no_grad()
     def _require_usable(self, blocks: nn.ModuleList, places: Sequence[int]) -> None:
         length = min(8, self.model.tokenizing.limit or 8)
-        [batch] = self.model.batches([Tokens((0,) * length, (0,))], length)
+        [batch] = self.model.batches([Tokens(self.model.trial_tokens(length), (0,))], length)
         if not self.after.can_be_left_out(batch, lambda: self.model.head.forward(batch)[0]):
             raise UnsupportedModel(
                 f"blocks of a model of type '{self.model.model_type}' hand on more than hidden states",

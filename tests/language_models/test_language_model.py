@@ -153,6 +153,17 @@ class TestRefusals:
             family_layers("gpt_neox", ["gpt_neox.layers.0.mlp.c_proj"])
         assert "--layers" in str(refusal.value.remedy)
 
+    def test_of_a_model_that_changes_its_logits_though_those_of_padding_are_all_0(
+        self, tiny_folder: Callable[..., Path]
+    ) -> None:
+        model = load(tiny_folder("llama"))
+        assert not model.model.get_input_embeddings().weight[model.tokenizing.padding].any()
+        assert model.tokenizing.padding not in model.trial_tokens(9) and len(set(model.trial_tokens(9))) == 9
+        model.require_usable()
+        model.model.register_forward_hook(lambda _, __, output: setattr(output, "logits", 2 * output.logits))
+        with pytest.raises(UnsupportedModel, match="change their logits in a way that malmen does not know"):
+            model.require_usable()
+
     @pytest.mark.parametrize(
         ("changes", "lost"),
         [

@@ -38,6 +38,16 @@ def test_none_where_a_block_hands_on_or_takes_more_than_hidden_states(family: st
     assert LanguageModel(save_family_model(tmp_path / "model", family), layers=[layers]).lower is None
 
 
+def test_none_where_a_later_block_reads_what_an_earlier_one_made(tmp_path: Path) -> None:
+    """Though all states of a padding token are 0, whatever is left out: the trial must not be of that."""
+    model = load(save_tiny_model(tmp_path / "model", "llama"))
+    made: list[torch.Tensor] = []
+    model.model.model.layers[0].register_forward_hook(lambda _, __, output: made.append(output))
+    model.model.model.layers[2].register_forward_hook(lambda _, __, output: output + made.pop())
+    assert not model.model.get_input_embeddings().weight[model.tokenizing.padding].any()
+    assert model.lower is None
+
+
 def test_an_encoder_alone_has_them(tmp_path: Path) -> None:
     model = LanguageModel(save_family_model(tmp_path / "model", "bart"), layers=["model.encoder.layers.[12].fc2"])
     assert model.lower is not None
