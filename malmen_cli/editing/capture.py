@@ -20,16 +20,19 @@ class Capture:
 
     Attributes:
         keys: one (batch, tokens, d_in) tensor per module. outputs: one (batch, tokens, d_out) tensor per module.
-        Both in the order the modules were named in, whatever order they run in.
+        calls: how often each module ran; of several times the last is kept.
+        All in the order the modules were named in, whatever order they run in.
     """
 
     def __init__(self, modules: int, *, gradients: bool) -> None:
         self.keys: list[Tensor] = [torch.empty(0)] * modules
         self.outputs: list[Tensor] = [torch.empty(0)] * (modules if gradients else 0)
+        self.calls = [0] * modules
         self._gradients = gradients
 
     def record(self, place: int, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """A forward hook of the module at `place`."""
+        self.calls[place] += 1
         self.keys[place] = args[0].detach()
         if self._gradients:
             self.outputs[place] = output if output.requires_grad else output.requires_grad_(True)

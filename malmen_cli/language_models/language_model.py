@@ -341,9 +341,9 @@ class LanguageModel:
                 f"a model of type '{self.model_type}' reads what follows the token that it predicts",
                 remedy="Use a causal or a sequence-to-sequence model: malmen models families lists those it knows.",
             )
-        for layer, keys in zip(self.layers, capture.keys, strict=True):
+        for layer, keys, calls in zip(self.layers, capture.keys, capture.calls, strict=True):
             tokens = len(text.decoder_input_ids if decoded and layer.stack == "answer" else text.input_ids)
-            if keys.numel() != tokens * layer.shape.d_in:
+            if calls != 1 or keys.numel() != tokens * layer.shape.d_in:
                 raise UnsupportedModel(
                     f"{layer.name} is not run once on every token that the model reads",
                     remedy="Name layers of the MLPs with --layers.",

@@ -50,6 +50,14 @@ def test_no_weight_gets_a_gradient_and_nothing_below_is_differentiated() -> None
     assert capture.outputs[0].is_leaf and not any(keys.requires_grad for keys in capture.keys)
 
 
+def test_calls_are_counted() -> None:
+    net, x = model(), texts()
+    with capturing([net[4], net[2]], gradients=False) as capture:
+        net[4](net[3](net[2](net[1](net[0](x)))))
+        net[4](torch.zeros(1, 5, dtype=torch.float64))
+    assert capture.calls == [2, 1]
+
+
 def test_without_gradients_only_keys_are_kept_and_no_graph_is_built() -> None:
     net, x = model(), texts()
     with capturing([net[2]], gradients=False) as capture:

@@ -164,6 +164,15 @@ class TestRefusals:
         with pytest.raises(UnsupportedModel, match="change their logits in a way that malmen does not know"):
             model.require_usable()
 
+    def test_of_a_layer_that_a_pass_runs_twice(self, tiny_folder: Callable[..., Path]) -> None:
+        """As in models that go through their blocks several times."""
+        model = load(tiny_folder("llama"))
+        block = model.model.model.layers[2]
+        run = block.forward
+        block.forward = lambda hidden, *args, **named: run(run(hidden, *args, **named), *args, **named)
+        with pytest.raises(UnsupportedModel, match=r"layers\.2\.mlp\.down_proj is not run once on every token"):
+            model.require_usable()
+
     @pytest.mark.parametrize(
         ("changes", "lost"),
         [
