@@ -198,7 +198,7 @@ class LanguageModel:
     @cached_property
     def lower(self) -> LowerBlocks | None:
         """The blocks that an edit leaves as they are; None where there are none, or where the model's blocks hand on
-        more than one tensor of hidden states, so that none can be left out."""
+        more than one hidden state for each token, so that none can be left out."""
         found = lower_blocks(self.model, self.layers)
         # What a decoder's blocks make depends on the encoder's text too, and on another number of tokens.
         decodes = self.task == "sequence-to-sequence" and any(layer.stack == "answer" for layer in self.layers)
@@ -208,7 +208,8 @@ class LanguageModel:
         labels = (0,) if self.task == "classification" else (0, 0)
         texts = [Tokens(self.trial_tokens(length)[-n:], labels) for n in (length, length // 2 + 1)]
         [batch] = self.batches(texts, 2 * length)
-        return found if found.can_be_left_out(batch, lambda: self.head.forward(batch)[0]) else None
+        alone = found.can_be_left_out(batch, lambda: self.head.forward(batch)[0], self.lower_width)
+        return found if alone else None
 
     def trial_tokens(self, count: int) -> tuple[int, ...]:
         """Tokens to try the model on, as unlike as there are; none is padding, whose embedding is 0 in many models: all
@@ -219,7 +220,7 @@ class LanguageModel:
 
     @property
     def lower_width(self) -> int:
-        """Numbers of a hidden state between blocks, where `lower` is there."""
+        """Numbers of a hidden state between blocks."""
         width: int = self.model.config.get_text_config().hidden_size
         return width
 

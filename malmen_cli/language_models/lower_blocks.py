@@ -30,15 +30,18 @@ class LowerBlocks:
         self.skipped, self._entry = skipped, entry
 
     @torch.no_grad()
-    def can_be_left_out(self, batch: Batch, forward: Callable[[], Tensor]) -> bool:
+    def can_be_left_out(self, batch: Batch, forward: Callable[[], Tensor], width: int) -> bool:
         """Whether a pass that starts at the first edited block gives what a whole one does, tried on one batch.
 
         Args:
             batch: of tokens that differ, with states that differ. forward: logits of the batch.
+            width: of a hidden state; some models hand on several for each token, and there is no room for those.
         """
         try:
-            states = batch.packed(self.reach(forward))
-            with self.resumed(batch.padded(states)):
+            reached = self.reach(forward)
+            if reached.shape != (*batch.input_ids.shape, width):
+                return False
+            with self.resumed(batch.padded(batch.packed(reached))):
                 found = forward()
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False  # what the blocks hand on is not, or not only, hidden states

@@ -88,21 +88,22 @@ class ResidualStream:
     def _require_usable(self, blocks: nn.ModuleList, places: Sequence[int]) -> None:
         length = min(8, self.model.tokenizing.limit or 8)
         [batch] = self.model.batches([Tokens(self.model.trial_tokens(length), (0,))], length)
-        if not self.after.can_be_left_out(batch, lambda: self.model.head.forward(batch)[0]):
+        forward, width = partial(self.model.head.forward, batch), self.model.lower_width
+        if not self.after.can_be_left_out(batch, lambda: forward()[0], width):
             raise UnsupportedModel(
                 f"blocks of a model of type '{self.model.model_type}' hand on more than hidden states",
                 remedy="Use another method.",
             )
         for layer, index in zip(self.model.layers, places, strict=True):
             outside = LowerBlocks([], blocks[index + 1])
-            before = outside.reach(partial(self.model.head.forward, batch))
+            before = outside.reach(forward)
             step = torch.zeros_like(before)
             generator = torch.Generator().manual_seed(0)
             step[:, -1] = torch.randn(step.shape[-1], generator=generator).to(step) * before[:, -1].std()
             add = partial(_plus, step)
             handle = layer.module.register_forward_hook(add)
             try:
-                moved = outside.reach(partial(self.model.head.forward, batch)) - before
+                moved = outside.reach(forward) - before
             except RuntimeError:
                 moved = torch.zeros_like(step)  # it puts out something of another shape
             finally:

@@ -48,6 +48,16 @@ def test_none_where_a_later_block_reads_what_an_earlier_one_made(tmp_path: Path)
     assert model.lower is None
 
 
+def test_none_where_blocks_hand_on_several_states_of_each_token(tmp_path: Path) -> None:
+    model = load(save_tiny_model(tmp_path / "model", "llama"))
+    first, second, _ = model.model.model.layers
+    fan_out, fan_in = first.forward, second.forward
+    first.forward = lambda hidden, **named: fan_out(hidden, **named)[:, :, None].expand(-1, -1, 4, -1)
+    second.forward = lambda hidden, **named: fan_in(hidden.mean(2), **named)
+    model.require_usable()
+    assert model.lower is None
+
+
 def test_an_encoder_alone_has_them(tmp_path: Path) -> None:
     model = LanguageModel(save_family_model(tmp_path / "model", "bart"), layers=["model.encoder.layers.[12].fc2"])
     assert model.lower is not None
