@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,18 +16,18 @@ from malmen_cli.editing.shapes import Tensor
 class Capture:
     """What passes through some linear modules during one forward pass.
 
-    The output of the module that runs first is made the leaf that gradients start from, so nothing below it is
-    differentiated.
+    Gradients end at the output of the module that runs first, so nothing below it is differentiated.
 
     Attributes:
-        keys: one (batch, tokens, d_in) tensor per module. outputs: one (batch, tokens, d_out) tensor per module.
+        keys: one (batch, tokens, d_in) tensor per module. leaves: per module zeros (batch, tokens, d_out), without
+        memory, that stand for what is added to its output.
         calls: how often each module ran; of several times the last is kept.
         All in the order the modules were named in, whatever order they run in.
     """
 
     def __init__(self, modules: int, *, gradients: bool) -> None:
         self.keys: list[Tensor] = [torch.empty(0)] * modules
-        self.outputs: list[Tensor] = [torch.empty(0)] * (modules if gradients else 0)
+        self.leaves: list[Tensor] = [torch.empty(0)] * (modules if gradients else 0)
         self.calls = [0] * modules
         self._gradients = gradients
 
@@ -34,9 +35,11 @@ class Capture:
         """A forward hook of the module at `place`."""
         self.calls[place] += 1
         self.keys[place] = args[0].detach()
-        if self._gradients:
-            self.outputs[place] = output if output.requires_grad else output.requires_grad_(True)
-        return self.outputs[place] if self._gradients else output
+        if not self._gradients:
+            return output
+        self.leaves[place] = output.new_zeros(()).expand(output.shape).requires_grad_()
+        added: Tensor = _Added.apply(output, self.leaves[place])
+        return added
 
     def value_grads(self, loss: Tensor, slopes: Tensor | None = None) -> list[Tensor]:
         """dL/d(output) of every module, each (batch, tokens, d_out); frees the graph.
@@ -44,7 +47,23 @@ class Capture:
         Args:
             loss: L, or with `slopes` what it is taken of. slopes: dL/d(loss), of the same shape.
         """
-        return list(torch.autograd.grad(loss, self.outputs, slopes))
+        return list(torch.autograd.grad(loss, self.leaves, slopes))
+
+
+class _Added(torch.autograd.Function):
+    """output + leaf, of a leaf that is 0: no number is touched, and dL/d(leaf) is dL/d(output) of the module.
+
+    The output itself cannot be that leaf: some models go on to change it in place (Llama 4 adds to a shared expert's),
+    which autograd refuses of a leaf, and after which another tensor's gradient would be its.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, leaf: Tensor) -> Tensor:
+        return output.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        return grads[0], grads[0]
 
 
 @contextmanager

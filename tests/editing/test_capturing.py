@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from malmen_cli.editing.capture import capturing
 
@@ -42,12 +43,46 @@ def test_modules_may_be_named_in_any_order() -> None:
     torch.testing.assert_close(swapped[::-1], grads, rtol=0, atol=0)
 
 
+class InPlace(nn.Module):
+    """Changes its layer's output in place, as some models do."""
+
+    def __init__(self, layer: nn.Module, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = layer, how
+
+    def forward(self, x: Tensor) -> Tensor:
+        changed: Tensor = getattr(self.layer(x), self.how)(
+            torch.arange(3, 8, dtype=torch.float64)[: self.layer.bias.numel()]
+        )
+        return changed
+
+
+@pytest.mark.parametrize("how", ["add_", "mul_"])
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_outputs_may_be_changed_in_place(how: str, kind: type[nn.Module]) -> None:
+    net, x = model(), texts()
+    if kind is Conv1D:  # its output is a view
+        net[2], net[4] = Conv1D(5, 6).double(), Conv1D(3, 5).double()
+        net.requires_grad_(False)
+    layers = [net[2], net[4]]
+    net[2], net[4] = (InPlace(layer, how) for layer in layers)
+    with capturing(layers) as capture:
+        grads = capture.value_grads(net(x).square().sum())
+    assert all(not leaf.any() for leaf in capture.leaves)
+
+    steps = [torch.zeros_like(layer(keys)).requires_grad_() for layer, keys in zip(layers, capture.keys, strict=True)]
+    for layer, step in zip(layers, steps, strict=True):
+        layer.register_forward_hook(lambda _, __, output, step=step: output + step)
+    wanted = torch.autograd.grad(net(x).square().sum(), steps)
+    torch.testing.assert_close(grads, list(wanted), rtol=1e-14, atol=0)
+
+
 def test_no_weight_gets_a_gradient_and_nothing_below_is_differentiated() -> None:
     net, x = model(), texts()
     with capturing([net[2], net[4]]) as capture:
         capture.value_grads(net(x).sum())
     assert all(p.grad is None for p in net.parameters())
-    assert capture.outputs[0].is_leaf and not any(keys.requires_grad for keys in capture.keys)
+    assert capture.leaves[0].is_leaf and not any(keys.requires_grad for keys in capture.keys)
 
 
 def test_calls_are_counted() -> None:
@@ -62,7 +97,7 @@ def test_without_gradients_only_keys_are_kept_and_no_graph_is_built() -> None:
     net, x = model(), texts()
     with capturing([net[2]], gradients=False) as capture:
         assert not net(x).requires_grad
-    assert len(capture.keys) == 1 and not capture.outputs
+    assert len(capture.keys) == 1 and not capture.leaves
 
 
 def test_the_hooks_are_gone_afterwards_whatever_happens() -> None:
