@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.NO_WORKSPACE,
             ExitCode.LOCKED,
             ExitCode.VERIFICATION_FAILED,
+            ExitCode.WRONG_BASE,
             ExitCode.INTERRUPTED,
         ),
     )(diff)

@@ -66,7 +66,7 @@ def held_checkpoint(ledger: Ledger, model: ModelRecord, command: str, timeout: f
     Raises Locked, also where the model was moved meanwhile, and WrongBase where its folder is gone or another's.
     """
     if not model.path.exists():  # what is there and no folder, the lock says
-        _require_there(model)
+        require_there(model)
     with checkpoint_lock(model.path, command, timeout):
         require_own(ledger, model)
         with ledger.read() as db:
@@ -99,7 +99,8 @@ def require_unlocked(model: ModelRecord) -> None:
         raise Locked(held_in_words([model.path]), remedy="run the command again when it has finished")
 
 
-def _require_there(model: ModelRecord) -> None:
+def require_there(model: ModelRecord) -> None:
+    """Raises WrongBase where the model's folder is not where the ledger knows it."""
     if not model.path.is_dir():
         remedy = f"put the model back at that path, or say where it is: malmen models move {model.name} FOLDER"
         raise WrongBase(f"the folder {model.path} is gone", remedy=remedy)
@@ -107,7 +108,7 @@ def _require_there(model: ModelRecord) -> None:
 
 def require_as_head(ledger: Ledger, model: ModelRecord) -> None:
     """Raises WrongBase where the checkpoint is not exactly as the head says, or an entry is not settled."""
-    _require_there(model)
+    require_there(model)
     with ledger.read() as db:
         state = store.state(db, model.id)
         pending = store.pending_entry(db, model.id)

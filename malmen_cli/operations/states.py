@@ -10,7 +10,7 @@ from malmen_cli.checkpoint.digests import digest_bytes, short
 from malmen_cli.checkpoint.manifest import other_differences, tensor_digests
 from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import MalmenError, UnsafeFile, UsageError
-from malmen_cli.ledger import Entry, FactRef, Ledger, ModelRecord, active_facts, store
+from malmen_cli.ledger import Entry, FactRef, Ledger, ModelRecord, active_facts, require_there, store
 from malmen_cli.operations.models import find_model
 
 BASE, CHECKPOINT = "base", "checkpoint"
@@ -64,7 +64,8 @@ def named_state(db: sqlite3.Connection, model: ModelRecord, name: str) -> State:
     The checkpoint is read whole, and differences from the head are part of the answer.
 
     Raises:
-        UnknownName: no such entry. UsageError: an interrupted entry, which has no state.
+        UnknownName: no such entry. UsageError: an interrupted entry, which has no state. WrongBase: the checkpoint's
+            folder is gone.
     """
     if name == CHECKPOINT:
         return _checkpoint(db, model)
@@ -81,6 +82,7 @@ def named_state(db: sqlite3.Connection, model: ModelRecord, name: str) -> State:
 
 
 def _checkpoint(db: sqlite3.Connection, model: ModelRecord) -> State:
+    require_there(model)  # without a file there would be no difference in tensors, and the head's facts in nothing
     head = store.head(db, model.id)
     expected = store.state(db, model.id)
     digests, remarks = tensor_digests(model.path, model.manifest)

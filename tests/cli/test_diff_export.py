@@ -98,6 +98,16 @@ class TestDiff:
         assert "transformer.h.0.ln_1.weight" in err and "not as the head" in err
         assert "never stored" in out
 
+    def test_a_folder_that_is_gone_holds_no_facts(self, tmp_path: Path) -> None:
+        world = make_world(tmp_path)
+        world.apply(*make_facts(2))
+        world.checkpoint.rename(tmp_path / "elsewhere")
+        for arguments in ([], ["checkpoint", "HEAD"]):
+            status, out, err = run_malmen(world, "diff", *arguments)
+            assert (status, out) == (ExitCode.WRONG_BASE, "")
+            assert "is gone" in err and "malmen models move tiny" in err
+        assert run_malmen(world, "diff", "base", "HEAD", "--exit-code")[0] == ExitCode.DIFFERS
+
     @pytest.mark.parametrize("arguments", [["nonsense"], ["#9"], ["HEAD~9"], ["HEAD", "abcdef"]])
     def test_states_that_are_not_there(self, world: World, arguments: list[str]) -> None:
         status, out, err = run_malmen(world, "diff", *arguments)
