@@ -54,15 +54,6 @@ def refuse_existing(target: Path) -> None:
         )
 
 
-def refuse_within(target: Path, model: Path) -> None:
-    """Raise UsageError where `target` lies in a model's own folder, or would be that."""
-    if target.resolve().is_relative_to(model.resolve()):
-        raise UsageError(
-            f"{target} lies in the model's own folder {model}",
-            remedy="name a folder beside it: what is in there belongs to the model",
-        )
-
-
 def _held(part: Path, target: Path) -> int:
     """An open descriptor of the part folder, locked. The kernel lets go of it with the process, however that dies."""
     with suppress(FileExistsError):

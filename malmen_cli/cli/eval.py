@@ -224,8 +224,13 @@ def evaluate(
                 remedy="leave them out to score an entry, or name a file that is there",
             )
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
+        from malmen_cli.operations.places import require_elsewhere
+
         # What is named wrongly is told before torch is loaded.
         record, entry, is_head = _named(ledger, model, None if facts is not None else str(what))
+        for place in (failed, report):
+            if place is not None:
+                require_elsewhere(ledger, place)
         from malmen_cli.operations.evaluation import EvaluationOptions, evaluate_entry, evaluate_file
         from malmen_cli.operations.models import pick_device
 

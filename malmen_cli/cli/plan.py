@@ -119,11 +119,14 @@ def plan(
     asked = check_method(method, method_settings, text, editor)
     facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     from malmen_cli.operations.models import find_model
+    from malmen_cli.operations.places import require_elsewhere
     from malmen_cli.operations.plan import as_dict, plan_facts
 
     with open_ledger(workspace) as ledger, BarDisplay() as bar:
         with ledger.read() as db:
             record = find_model(db, model)
+        if output is not None:
+            require_elsewhere(ledger, output)
         trial = None if quick else _trial(device, batch_tokens, bar)
         reckoned = _reckoned(device, batch_tokens) if quick and not quiet else None
         chosen = editor if asked is None else _by_method(asked, record, facts, output, device, batch_tokens, bar)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmen_cli.checkpoint.new_folder import refuse_existing, refuse_within
+from malmen_cli.checkpoint.new_folder import refuse_existing
 from malmen_cli.errors import RefusedByGate, StalePlan
 from malmen_cli.evaluation.gates import Gates
 from malmen_cli.evaluation.verdicts import Verdicts
@@ -31,6 +31,7 @@ from malmen_cli.operations.environment import environment
 from malmen_cli.operations.gates import judge, require_askable
 from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.packed_texts import PackedTexts
+from malmen_cli.operations.places import require_elsewhere
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Progress, Workbench, silent
 
@@ -94,7 +95,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
     """
     if options.dry_run or options.output is not None:
         if options.output is not None:
-            refuse_within(options.output, model.path)
+            require_elsewhere(ledger, options.output)
             refuse_existing(options.output)
         with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
             return _without_entry(ledger, model, facts, options)

@@ -9,12 +9,13 @@ from typing import Any
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
 from malmen_cli.checkpoint.durable import Need, require_space, write_without_folder
-from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing, refuse_within
+from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.layers import all_layers
+from malmen_cli.operations.places import require_elsewhere
 from malmen_cli.operations.provenance import (
     CARD,
     LISTED,
@@ -53,10 +54,11 @@ def export(
         rank: of a LoRA adapter; None for the smallest that keeps the shift to 1 %, 64 at most.
 
     Raises:
-        UsageError: the folder is there and not empty, or there is nothing to export because the state is the base.
+        UsageError: the folder is there and not empty, or in the workspace or a model's folder; or there is nothing to
+            export because the state is the base.
         WrongBase: the checkpoint, of which `full` makes a copy, is not as the ledger left it.
     """
-    refuse_within(target, model.path)
+    require_elsewhere(ledger, target)
     refuse_existing(target)
     if rank is not None and kind != "lora":
         raise UsageError("only a LoRA adapter has a rank", remedy="leave --rank out, or add --as lora")

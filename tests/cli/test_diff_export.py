@@ -6,11 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
-from safetensors_folders import names_in
-from tiny_models import World, make_fact, make_facts, make_world, run_malmen
+from safetensors_folders import file_digests, names_in
+from tiny_models import (
+    World,
+    everything,
+    make_fact,
+    make_facts,
+    make_world,
+    run_malmen,
+    save_tiny_model,
+    write_facts,
+)
 
 from malmen_cli.errors import ExitCode
 from malmen_cli.ledger import store
+from malmen_cli.operations.models import register
 
 EDITED = ["transformer.h.1.mlp.c_proj.weight", "transformer.h.2.mlp.c_proj.weight"]
 
@@ -164,3 +174,42 @@ class TestExport:
         status, out, err = run_malmen(world, command, *facts, "--output", tmp_path / "link" / inside)
         assert (status, out) == (ExitCode.USAGE, "") and "the model's own folder" in err
         assert names_in(world.checkpoint) == before
+
+    @pytest.mark.parametrize("verb", ["export", "export --as delta", "apply", "plan", "eval", "report"])
+    def test_so_is_the_workspace(self, world: World, tmp_path: Path, verb: str) -> None:
+        before = everything(world)
+        status, out, err = writes_to(world, tmp_path, verb, world.workspace.objects / "x")
+        assert (status, out) == (ExitCode.USAGE, "") and f"lies in the workspace {world.workspace.root}" in err
+        assert everything(world) == before
+
+    @pytest.mark.parametrize("verb", ["export", "apply", "plan", "eval", "report"])
+    def test_so_is_another_models_folder(self, two_models: World, tmp_path: Path, verb: str) -> None:
+        other = two_models.checkpoint.with_name("second")
+        before = file_digests(other)
+        status, out, err = writes_to(two_models, tmp_path, verb, other / "vocab.txt")
+        assert (status, out) == (ExitCode.USAGE, "") and f"the model's own folder {other}" in err
+        assert file_digests(other) == before
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world with a second model, whose folder is `second`."""
+    world = make_world(tmp_path_factory.mktemp("two"))
+    world.apply(*make_facts(1))
+    with world.ledger() as (ledger, _):
+        register(ledger, "second", save_tiny_model(world.checkpoint.with_name("second"), seed=1), command="models add")
+    return world
+
+
+def writes_to(world: World, folder: Path, verb: str, place: Path) -> tuple[int, str, str]:
+    """Run a command that writes its result to `place`."""
+    facts = write_facts(folder / "facts.jsonl", make_facts(2, start=7))
+    words = {
+        "export": ["export", "--output", place],
+        "export --as delta": ["export", "--as", "delta", "--output", place],
+        "apply": ["apply", facts, "--output", place],
+        "plan": ["plan", facts, "--output", place],
+        "eval": ["eval", facts, "--failed", place],
+        "report": ["eval", facts, "--report", place],
+    }
+    return run_malmen(world, *words[verb], "--model", "tiny")

@@ -1,0 +1,28 @@
+"""Where a command may put its results: beside what belongs to a ledger or to a model, never into it. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from malmen_cli.errors import UsageError
+from malmen_cli.facts import printable
+from malmen_cli.ledger import Ledger, store
+
+
+def require_elsewhere(ledger: Ledger, target: Path) -> None:
+    """Raise UsageError where `target` is, or lies in, the ledger's workspace or any registered model's folder.
+
+    A strange file among the objects is damage, gc offers one among the working copies as a leftover, and a file in a
+    model's folder may be what its loading looks for.
+    """
+    with ledger.read() as db:
+        owned = {model.path: f"the model's own folder {model.path}" for model in store.models(db)}
+    # After the models, of which working copies lie in the workspace.
+    owned.setdefault(ledger.workspace.root, f"the workspace {ledger.workspace.root}")
+    place = target.resolve()
+    for folder, named in owned.items():
+        if place.is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{printable(str(target), limit=None)} lies in {named}",
+                remedy="name a place beside it: what is in there is the ledger's or the model's",
+            )
