@@ -7,6 +7,7 @@ ledger's head, the base, the editor and the resulting active facts are those it 
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def refuse_other_files(path: Path) -> None:
         raise UsageError(f"there is no folder {path.absolute().parent}", remedy="Make it, or name another file.")
     if path.exists() or path.is_symlink():
         try:
+            if not stat.S_ISREG(path.lstat().st_mode):  # opening a pipe would wait for somebody to write into it
+                raise UsageError(f"{path} is not a file")
             read_plan(path)
         except MalmenError:
             raise UsageError(f"{path} is there already and is not a plan", remedy="Name another file.") from None

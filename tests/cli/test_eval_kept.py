@@ -172,6 +172,11 @@ class TestFailed:
         assert len(read_fact_set(there).facts) > 0
         assert there.stat().st_mode & 0o777 == 0o666 & ~_umask()
 
+    def test_a_device_is_not_replaced_by_a_file(self, world: World, file: Path, tmp_path: Path) -> None:
+        (tmp_path / "null").symlink_to("/dev/null")
+        status, _, err = run_malmen(world, "eval", file, "--failed", tmp_path / "null", "--force")
+        assert status == ExitCode.USAGE and "cannot be a file" in err and (tmp_path / "null").is_symlink()
+
     def test_lent_prompts_are_not_written(self, world: World, tmp_path: Path) -> None:
         bare = [Fact(fact.prompt, fact.target) for fact in make_facts(9)]
         file = write_facts(tmp_path / "bare.jsonl", bare)

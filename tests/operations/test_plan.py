@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,15 @@ def test_a_plan_replaces_plans_only(world: World, tmp_path: Path) -> None:
     for _ in range(2):
         status, _, err = run_malmen(world, "plan", file, "--quick", "-q", "-o", tmp_path / "plan.json")
         assert status == 0, err
+
+
+@pytest.mark.parametrize("place", ["pipe", "link", "/dev/stdout"])
+def test_nor_does_it_wait_for_a_pipe(world: World, tmp_path: Path, place: str) -> None:
+    file = write_facts(tmp_path / "facts.jsonl", make_facts(1, start=10))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    status, out, err = run_malmen(world, "plan", file, "--quick", "-o", tmp_path / place)
+    assert (status, out) == (2, "") and "is there already and is not a plan" in err
 
 
 def test_facts_of_the_file_are_not_asked_again_as_earlier_ones(world: World) -> None:
