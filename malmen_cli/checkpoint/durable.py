@@ -121,9 +121,15 @@ def make_folders(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise MalmenError where no file may be put into `folder`: for work that takes long and writes at its end."""
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise MalmenError(f"cannot write in {folder}", remedy="give yourself write permission on it")
+    """Raise MalmenError where no file may be put into `folder`, or into the nearest one above it that is there.
+
+    For work that takes long and writes at its end.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise MalmenError(f"cannot write in {folder}: {there} is no folder", remedy="name another one")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise MalmenError(f"cannot write in {there}", remedy="give yourself write permission on it")
 
 
 def remove_durably(path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from malmen_cli.checkpoint.durable import require_writable
 from malmen_cli.checkpoint.new_folder import refuse_existing
 from malmen_cli.errors import RefusedByGate, StalePlan
 from malmen_cli.evaluation.gates import Gates
@@ -97,6 +98,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
         if options.output is not None:
             require_elsewhere(ledger, options.output)
             refuse_existing(options.output)
+            require_writable(options.output.absolute().parent)
         with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
             return _without_entry(ledger, model, facts, options)
     with writing(ledger, model, command, timeout=options.lock_timeout) as settlement, ExitStack() as stack:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import in_words, write_durably
+from malmen_cli.checkpoint.durable import in_words, require_writable, write_durably
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import Fact, printable
 from malmen_cli.facts.decoding import encodable
@@ -33,13 +33,14 @@ def running_text(path: Path, option: str = "--drift") -> tuple[str, str]:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raises UsageError where a file of failed facts could not be written, before anything is computed."""
+    """Raises MalmenError where a file of failed facts could not be written, before anything is computed."""
     shown = printable(str(path), limit=None)
     # A pipe or a device, /dev/stdout too, would be replaced by a file.
     if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise UsageError(f"{shown} cannot be a file", remedy="name a file in a folder that is there")
     if not force and (path.exists() or path.is_symlink()):
         raise UsageError(f"{shown} is there already", remedy="name another file, or give --force to replace it")
+    require_writable(path.absolute().parent)
 
 
 def write_failed(path: Path, facts: Sequence[Fact], force: bool) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
-from malmen_cli.checkpoint.durable import Need, require_space, write_without_folder
+from malmen_cli.checkpoint.durable import Need, require_space, require_writable, write_without_folder
 from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
@@ -60,6 +60,7 @@ def export(
     """
     require_elsewhere(ledger, target)
     refuse_existing(target)
+    require_writable(target.absolute().parent)  # before a state that gc has dropped is solved again
     if rank is not None and kind != "lora":
         raise UsageError("only a LoRA adapter has a rank", remedy="leave --rank out, or add --as lora")
     with ledger.read() as db:

@@ -48,11 +48,7 @@ class ReportFolder:
         if path.exists() and not path.is_dir():
             raise UsageError(f"{_shown(path)} is there and is no folder", remedy="name another folder")
         self._kept = self._read()
-        if path.is_dir():
-            require_writable(path)
-        else:
-            above = next(parent for parent in path.absolute().parents if parent.exists())
-            require_writable(above)
+        require_writable(path)
 
     def resumed(self, question: Question) -> Comparison | None:
         """The report that is there, of this very question; None where there is none yet.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.digests import is_digest
-from malmen_cli.checkpoint.durable import write_durably
+from malmen_cli.checkpoint.durable import require_writable, write_durably
 from malmen_cli.errors import MalmenError, StalePlan, UnknownName, UnsafeFile, UsageError
 from malmen_cli.facts import Fact, FactSet, printable
 from malmen_cli.ledger import Ledger, ModelRecord, store
@@ -64,9 +64,11 @@ def save_plan(path: Path, proposal: Proposal) -> None:
 
 
 def refuse_other_files(path: Path) -> None:
-    """Raises UsageError where there is anything at `path` but a plan that a newer one may replace, or no folder."""
+    """Raises UsageError where there is anything at `path` but a plan that a newer one may replace, or no folder, and
+    MalmenError where that cannot be written."""
     if not path.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {path.absolute().parent}", remedy="Make it, or name another file.")
+    require_writable(path.absolute().parent)
     if path.exists() or path.is_symlink():
         try:
             if not stat.S_ISREG(path.lstat().st_mode):  # opening a pipe would wait for somebody to write into it

@@ -11,7 +11,7 @@ import pytest
 from safetensors_folders import names_in
 
 from malmen_cli.checkpoint import canonical_json, digest_bytes, digest_file, digests, is_digest, remove_leftovers, short
-from malmen_cli.checkpoint.durable import Need, make_folders, require_space, write_durably
+from malmen_cli.checkpoint.durable import Need, make_folders, require_space, require_writable, write_durably
 from malmen_cli.errors import MalmenError, UnsafeFile
 
 
@@ -155,3 +155,11 @@ def test_a_folder_that_another_process_removes_while_it_is_found_is_made(
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(MalmenError, match="file"):
         make_folders(tmp_path / "file")
+
+
+def test_a_folder_that_is_not_there_is_as_writable_as_the_nearest_above_it(tmp_path: Path) -> None:
+    require_writable(tmp_path / "below" / "it")
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(MalmenError, match="file is no folder"):
+            require_writable(path)

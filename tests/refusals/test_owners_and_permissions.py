@@ -92,6 +92,21 @@ def test_permissions(case: Case, made_world: RefusalWorld, tallies: dict[str, Ta
     try_forked(case, made_world, tallies.setdefault("permissions", Tally()), full=full)
 
 
+@pytest.mark.parametrize("command", ["export", "apply --output", "plan -o", "eval --failed"])
+def test_a_read_only_place_for_results_is_told_before_they_are_made(made_world: RefusalWorld, command: str) -> None:
+    """By the folder's name: what finds out at its end names the file."""
+    made_world.restore()
+    place = made_world.home / "read-only"
+    place.mkdir()
+    give_away(made_world)
+    place.chmod(0o555)
+    verb, option = (command.split()[0], "--failed") if command.endswith("--failed") else (command, "--output")
+    for name in ("new", "below/new") if command in ("export", "apply --output") else ("new",):
+        words = [*made_world.arguments(verb), option, str(place / name)]
+        status, _, err = forked(made_world, lambda words=words: run_program(words))  # type: ignore[misc]
+        assert status == FAILED and f"cannot write in {place}\n" in err and not list(place.iterdir())
+
+
 def test_without_such_a_permission_missing_the_same_commands_succeed(world: RefusalWorld) -> None:
     give_away(world)
     for command in ("apply", "train", "models add", "gc"):
