@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from malmen_cli.checkpoint.durable import fsync_folder, in_words
-from malmen_cli.errors import Locked, MalmenError, UnknownName, UnusableLedger
+from malmen_cli.errors import Locked, MalmenError, UnknownName, UnusableLedger, UsageError
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.workspace import Workspace
 
@@ -50,6 +50,7 @@ def connect(database: Path, *, writing: bool, foreign_keys: bool = True) -> sqli
 
     Reading connections cannot write, not even by mistake. Raises UnusableLedger for what is not a sound database.
     """
+    check_utf8(database)
     for path in (database, *(database.with_name(database.name + suffix) for suffix in ("-wal", "-shm", "-journal"))):
         # SQLite would wait for a pipe's other end, and write wherever a link leads.
         with suppress(FileNotFoundError):  # the last connection of another process takes SQLite's own files with it
@@ -161,6 +162,14 @@ def explained(database: Path) -> Iterator[None]:
             raise MalmenError(f"cannot use {database}: {error}", remedy=remedy) from error
         remedy = "run malmen verify; restore the workspace from a backup if it is damaged"
         raise UnusableLedger(f"{database} is damaged: {error}", remedy=remedy) from error
+
+
+def check_utf8(path: Path) -> None:
+    """SQLite takes text only. Raises UsageError."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{str(path)!a} is not UTF-8", remedy="rename it") from error
 
 
 def insert(db: sqlite3.Connection, table: str, **values: object) -> int:

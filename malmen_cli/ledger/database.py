@@ -16,16 +16,20 @@ from malmen_cli.checkpoint.durable import fsync_folder
 from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.errors import OutdatedLedger, UnusableLedger, UsageError
 from malmen_cli.ledger import seals
-from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, connect, explained, schema_revision
+from malmen_cli.ledger.connection import REVISIONS, SCHEMA_REVISION, check_utf8, connect, explained, schema_revision
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.workspace import FOLDER, Workspace, check_owner
 
 
 def create_workspace(folder: Path, timeout: float = PATIENCE) -> Workspace:
-    """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date."""
+    """Make `folder/.malmen` with a ledger of the current schema, or bring the one that is there up to date.
+
+    Raises UsageError where that cannot be, and makes nothing then.
+    """
     from malmen_cli.ledger.schema_upgrade import upgrade_schema
 
     workspace = Workspace(folder.resolve() / FOLDER)
+    check_utf8(workspace.root.parent)  # a .malmen that was left without a ledger would hide the workspace further up
     if workspace.root.exists():
         check_owner(workspace)
     try:

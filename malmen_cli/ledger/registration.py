@@ -16,7 +16,7 @@ from malmen_cli.checkpoint.safetensors_file import read_tensor
 from malmen_cli.errors import NOT_OURS, UnsafeFile, UsageError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import NOTHING_ACTIVE
-from malmen_cli.ledger.connection import insert
+from malmen_cli.ledger.connection import check_utf8, insert
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import insert_entry, now, stored_again
 from malmen_cli.ledger.records import EditorRecord, ModelRecord
@@ -191,11 +191,3 @@ def _refuse_known(db: sqlite3.Connection, name: str, folder: Path) -> None:
         raise UsageError(f"{folder} is registered already, as {known.name}", remedy=remedy)
     if any(model.name == name for model in store.models(db)):
         raise UsageError(f"another model is registered as {name}", remedy="choose another name")
-
-
-def check_utf8(path: Path) -> None:
-    """SQLite takes text only."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{str(path)!a} is not UTF-8", remedy="rename it") from error

@@ -9,9 +9,9 @@ from pathlib import Path
 from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.errors import UsageError
 from malmen_cli.ledger import store
+from malmen_cli.ledger.connection import check_utf8
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.records import ModelRecord
-from malmen_cli.ledger.registration import check_utf8
 from malmen_cli.ledger.sidecar import original_of, refresh_sidecar
 from malmen_cli.ledger.transactions import (
     Settlement,

@@ -11,10 +11,10 @@ from malmen_cli.checkpoint.digests import digest_file
 from malmen_cli.errors import UnknownName, UnsafeFile, UsageError
 from malmen_cli.facts import FORMATS, FactFormat, OnConflict, printable, read_fact_set
 from malmen_cli.ledger import row_types
-from malmen_cli.ledger.connection import insert
+from malmen_cli.ledger.connection import check_utf8, insert
 from malmen_cli.ledger.database import Ledger
 from malmen_cli.ledger.entry_rows import now
-from malmen_cli.ledger.registration import check_name, check_utf8
+from malmen_cli.ledger.registration import check_name
 
 FileStatus = Literal["unchanged", "changed", "missing"]
 

@@ -13,7 +13,7 @@ from malmen_cli.checkpoint.pickled_files import PickledFiles, pickled_start
 from malmen_cli.checkpoint.working_copy import Converter, make_working_copy
 from malmen_cli.facts import printable
 from malmen_cli.language_models.hub_cache import Snapshot
-from malmen_cli.ledger.registration import check_utf8
+from malmen_cli.ledger.connection import check_utf8
 
 
 def copy_with_origin(source: Snapshot | Path, target: Path) -> dict[str, Any]:

@@ -33,6 +33,18 @@ def test_no_folder_to_make_it_in(tmp_path: Path) -> None:
         create_workspace(tmp_path / "absent")
 
 
+def test_where_sqlite_cannot_make_its_file_nothing_is_made(tmp_path: Path) -> None:
+    outer = create_workspace(tmp_path)
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"caf\\udce9.*is not UTF-8$"):
+        create_workspace(folder)
+    assert not list(folder.iterdir()) and find_workspace(None, folder, {}) == outer
+    outer.root.rename(folder / ".malmen")
+    with pytest.raises(UsageError, match=r"is not UTF-8$"):
+        Ledger.open(find_workspace(None, folder, {}))
+
+
 class TestFinding:
     def test_the_nearest_upwards(self, tmp_path: Path) -> None:
         outer = create_workspace(tmp_path)
