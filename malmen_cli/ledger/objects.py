@@ -123,8 +123,9 @@ def _checking(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, UnsafeFile) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise VerificationFailed(f"object {path} cannot be read: {why}", remedy=LOST) from error
+        # What opening refuses names the file itself.
+        said = f"{path} cannot be read: {error.strerror}" if isinstance(error, OSError) else error.message
+        raise VerificationFailed(f"object {said}", remedy=LOST) from error
 
 
 def _damaged(path: Path) -> VerificationFailed:

@@ -23,7 +23,13 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
         facts = active_facts(store.fold(db, model.id, entry.number))
         dropped = store.dropped_objects(db, state.values())
     if not dropped:
-        return {tensor: ledger.objects.get(digest) for tensor, digest in state.items()}
+        try:
+            return {tensor: ledger.objects.get(digest) for tensor, digest in state.items()}
+        except VerificationFailed:
+            with ledger.read() as db:
+                if not store.dropped_objects(db, state.values()):
+                    raise
+            # gc has dropped some of them since we asked.
     assert entry.editor_id is not None  # without facts in force a state is the base, which is never dropped
     with ledger.read() as db:
         editor = store.editor(db, entry.editor_id)

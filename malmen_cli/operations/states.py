@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from malmen_cli.checkpoint.digests import digest_bytes, short
 from malmen_cli.checkpoint.manifest import other_differences, tensor_digests
 from malmen_cli.checkpoint.safetensors_file import read_tensor
-from malmen_cli.errors import MalmenError, UnsafeFile, UsageError
+from malmen_cli.errors import MalmenError, UnsafeFile, UsageError, VerificationFailed
 from malmen_cli.ledger import Entry, FactRef, Ledger, ModelRecord, active_facts, require_there, store
 from malmen_cli.operations.models import find_model
 
@@ -128,7 +128,12 @@ class TensorBytes:
             return self._rebuilt[tensor, digest]
         objects = self._ledger.objects
         if objects.contains(digest):
-            return objects.get(digest)
+            try:
+                return objects.get(digest)
+            except VerificationFailed:
+                if objects.contains(digest):
+                    raise
+                # gc has dropped it between the two looks.
         record = self._model.manifest.tensors[tensor]
         try:
             data = read_tensor(self._model.path / record.file, self._model.manifest.slot(tensor))

@@ -9,7 +9,7 @@ from safetensors_folders import file_digests
 from tiny_models import World, everything, make_facts, make_world
 
 from malmen_cli.errors import VerificationFailed
-from malmen_cli.ledger import collect, collectable, store
+from malmen_cli.ledger import Item, ObjectStore, collect, collectable, store
 from malmen_cli.operations.diff import diff_states
 from malmen_cli.operations.export import export
 from malmen_cli.operations.rebuilding import rebuild
@@ -52,6 +52,40 @@ def test_its_difference_has_figures(world: World) -> None:
     assert before and all(before)
     drop(world)
     assert figures() == before
+
+
+@pytest.mark.parametrize("reader", ["export", "diff", "rebuild"])
+def test_gc_beside_a_reader_is_no_loss(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reader: str
+) -> None:
+    """It drops the state after the reader has seen that its objects are there, and before it reads one."""
+
+    def read() -> object:
+        with world.ledger() as (ledger, model):
+            with ledger.read() as db:
+                base, state = named_state(db, model, "base"), named_state(db, model, "#2")
+            if reader == "rebuild":
+                return rebuild(ledger, model, state.entry)
+            if reader == "diff":
+                return [tensor.as_dict() for tensor in diff_states(ledger, model, base, state).tensors]
+            folder = tmp_path / str(len(list(tmp_path.iterdir())))
+            export(ledger, model, state, folder, kind="delta")
+            return file_digests(folder)
+
+    whole, dropped = ObjectStore.get, list[Item]()
+
+    def get(store: ObjectStore, digest: str) -> bytes:
+        if not dropped and digest in state:
+            with world.ledger() as (ledger, _):
+                dropped.extend(collect(ledger, collectable(ledger, ["states"]), "malmen gc"))
+        return whole(store, digest)
+
+    world.apply(*make_facts(2, start=3))
+    expected = read()
+    with world.ledger() as (ledger, _):
+        state = {item.name for item in collectable(ledger, ["states"])}
+    monkeypatch.setattr(ObjectStore, "get", get)
+    assert read() == expected and dropped
 
 
 def test_without_the_rows_nothing_is_made_up(world: World) -> None:
