@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from malmen_cli.editing.low_rank import low_rank, smallest_rank
-from malmen_cli.errors import VerificationFailed
+from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.operations.states import TensorBytes
 from malmen_cli.operations.tensors import from_bytes, torch_dtype
 
@@ -59,10 +59,19 @@ def lora_files(stored: TensorBytes, record: dict[str, Any], rank: int | None) ->
     """A PEFT adapter of one rank for all layers, and a warning where it keeps the shift to no more than 1 %.
 
     `record`, the provenance, is told the rank and the relative error of each tensor.
+
+    Raises:
+        UsageError: the rank is larger than that of any edited matrix, which would be zeros for nothing.
     """
     edited = {name: about for name, about in record["tensors"].items() if about["module"] is not None}
     if len(edited) != len(record["tensors"]):
         raise VerificationFailed("an edited tensor belongs to no known layer", remedy="use --as full or --as delta")
+    largest = max(min(about["shape"]) for about in edited.values())
+    if rank is not None and rank > largest:
+        raise UsageError(
+            f"a rank of {rank:,} is larger than any edited matrix has, which is {largest:,} at most",
+            remedy=f"give --rank {largest}, which keeps the whole shift, or less",
+        )
     if rank is None:
         rank = max(smallest_rank(_shift(stored, name, about), GOOD_ENOUGH) for name, about in edited.items())
         rank = min(rank, LARGEST_RANK)

@@ -159,6 +159,13 @@ class TestExport:
         assert (status, out) == (ExitCode.USAGE, "") and err
         assert names_in(tmp_path) == []
 
+    @pytest.mark.parametrize("rank", [17, 9999, 10**12, 10**30])
+    def test_a_rank_beyond_the_matrices_is_2(self, world: World, tmp_path: Path, rank: int) -> None:
+        words = ("export", "--as", "lora", "--output", tmp_path / "out", "--rank", str(rank))
+        status, out, err = run_malmen(world, *words)
+        assert (status, out) == (ExitCode.USAGE, "") and "--rank 16" in err
+        assert names_in(tmp_path) == []
+
     def test_a_folder_that_is_there_is_2(self, world: World, tmp_path: Path) -> None:
         (tmp_path / "mine").write_text("kept")
         assert run_malmen(world, "export", "--output", tmp_path)[0] == ExitCode.USAGE
