@@ -322,7 +322,7 @@ class LanguageModel:
         """Ask the model one small question, and see that every edited layer is run on its stack's tokens.
 
         Raises:
-            UnsupportedModel: one is not, or the head's logits are not those of the model.
+            UnsupportedModel: one is not, the head's logits are not those of the model, or they are no numbers.
         """
         length = min(8, self.tokenizing.limit or 8)
         *read, other = self.trial_tokens(length + 1)
@@ -337,6 +337,11 @@ class LanguageModel:
             # The same but for the last token that the answering stack reads.
             last = {"decoder_input_ids" if decoded else "input_ids": (*(decoded or read)[:-1], other)}
             moved = self.logits(next(self.batches([replace(text, **last)], 1)))
+        if logits.isnan().any():
+            raise UnsupportedModel(
+                f"{self._folder} answers with logits that are no numbers",
+                remedy="Use a checkpoint whose weights are finite, and within the range of their dtype.",
+            )
         if len(labels) > 1 and not _alike(moved[0], logits[0]):
             raise UnsupportedModel(
                 f"a model of type '{self.model_type}' reads what follows the token that it predicts",

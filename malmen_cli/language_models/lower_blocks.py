@@ -46,6 +46,8 @@ class LowerBlocks:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
             return False  # what the blocks hand on is not, or not only, hidden states
         whole = forward()
+        if not whole.isfinite().all():
+            return False  # nothing can be told from such logits
         return torch.allclose(found, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
 
     def reach(self, forward: Callable[[], object]) -> Tensor:

@@ -164,6 +164,13 @@ class TestRefusals:
         with pytest.raises(UnsupportedModel, match="change their logits in a way that malmen does not know"):
             model.require_usable()
 
+    def test_of_a_model_whose_logits_are_no_numbers(self, tiny_folder: Callable[..., Path]) -> None:
+        model = load(tiny_folder("llama"))
+        torch.nn.init.constant_(model.model.get_submodule("model.layers.2.mlp.up_proj").weight, torch.inf)
+        with pytest.raises(UnsupportedModel, match="logits that are no numbers"):
+            model.require_usable()
+        assert model.lower is None
+
     def test_of_a_layer_that_a_pass_runs_twice(self, tiny_folder: Callable[..., Path]) -> None:
         """As in models that go through their blocks several times."""
         model = load(tiny_folder("llama"))
