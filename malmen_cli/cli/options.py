@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Collection, Iterator
@@ -14,6 +15,7 @@ import typer
 from malmen_cli.cli.completion import editor_ids, entry_ids, model_names, split_names
 from malmen_cli.cli.output import say
 from malmen_cli.errors import UsageError
+from malmen_cli.facts import printable
 from malmen_cli.facts.decoding import encodable
 from malmen_cli.facts.formats import FactFormat
 from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
@@ -63,7 +65,21 @@ EntryArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ..., mps or auto.")]
+
+
+def _device_name(name: str) -> str:
+    """A name that a device could have; whether it is there is asked where torch is loaded. Raises UsageError."""
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:[0-9]+)?", name):
+        raise UsageError(
+            f"device {printable(name)}: a device is cpu, cuda, cuda:N or mps", remedy="use --device cpu or auto"
+        )
+    return name
+
+
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ..., mps or auto.", callback=_device_name),
+]
 DtypeOption = Annotated[
     Dtype | None,
     typer.Option(

@@ -100,6 +100,16 @@ with checkpoint_lock(Path({str(tiny.checkpoint)!r}), "malmen apply theirs.jsonl"
             assert status == ExitCode.USAGE and f"device {device}" in err
         assert everything(world.world()) == before
 
+    def test_on_a_device_that_has_no_such_name_where_none_is_needed(
+        self, world: RefusalWorld, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        before = everything(world.world())
+        for command in (["revert", "HEAD"], ["diff", "HEAD", "HEAD"]):
+            words = [*command, "--device", "nonsense", "--workspace", world.workspace]
+            status, out, err = run_here(capfd, *words)
+            assert (status, out) == (ExitCode.USAGE, "") and "device nonsense" in err
+        assert everything(world.world()) == before
+
     def test_with_facts_that_contradict_each_other(
         self, world: RefusalWorld, capfd: pytest.CaptureFixture[str]
     ) -> None:
