@@ -23,7 +23,7 @@ from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.training.features import Features, table_sizes
 from malmen_cli.training.rows import Split
-from malmen_cli.training.start import editor_size, untrained_editor
+from malmen_cli.training.start import editor_size, require_weights, untrained_editor
 from malmen_cli.training.state import Progress, load_state, save_state
 from malmen_cli.training.step import Losses, MetaStep
 from malmen_cli.training.validation import Validation, expecting_the_base, validate, validation_sizes
@@ -206,6 +206,7 @@ class _Run:
     ) -> None:
         self.model, self.config, self.watcher = model, config, watcher
         self.rows, self.held_out = split.train, split.held_out
+        require_weights(model, config.editor)
         captured = partial(Features, model=model, batch_tokens=config.batch_tokens, reuse=reuse)
         features = captured(folder / "train", rows=self.rows, progress=watcher.capturing, **_kept_of_training(config))
         held_out = captured(folder / "held-out", rows=self.held_out, **_kept_of_held_out(config))

@@ -12,6 +12,7 @@ from malmen_cli.config import EditorConfig
 from malmen_cli.editing.editor import REFERENCE_ROWS, Editor, LayerShape
 from malmen_cli.editing.normal_equation import PreservedKeys
 from malmen_cli.editing.normalizer import Normalizer
+from malmen_cli.errors import UnsupportedModel
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.training.features import Features
 
@@ -26,6 +27,9 @@ def untrained_editor(
 
     The first step size makes the mean |d| a set share of the layer's mean |u W0|, and the first ridge is a set share of
     the keys' mean squared norm, so that one setting fits models of any scale.
+
+    Raises:
+        UnsupportedModel: a layer's rows have no scale to measure.
     """
     editor = kind(model.shapes, rank=config.rank, blocks=config.blocks, step_size=config.step_size, seed=seed)
     editor.normalizers = _moments(model, features, config)
@@ -41,8 +45,11 @@ def untrained_editor(
                 editor.raw_step_size[layer] = 0.0 if config.step_size == "log" else 1.0
                 unit = float(editor.value_diffs(layer, keys, grads).norm(dim=1).mean())
                 values = float((keys @ weight.float()).norm(dim=1).mean())
-                eta = config.initial_change * values / max(unit, 1e-30)
+                _require_scale(model.shapes[layer].name, "puts out nothing at the facts' rows", values)
+                _require_scale(model.shapes[layer].name, "has the same keys or value gradients for all facts", unit)
+                eta = config.initial_change * values / unit
             ridge = config.initial_ridge or 0.001 * float(keys.square().sum(1).mean())
+            _require_scale(model.shapes[layer].name, "reads nothing at the facts' rows", ridge)
             editor.raw_step_size[layer] = math.log(eta) if config.step_size == "log" else eta
             editor.log_ridge[layer] = math.log(ridge)
         editor.log_strength.fill_(math.log(config.initial_strength * REFERENCE_ROWS))
@@ -50,6 +57,27 @@ def untrained_editor(
     if config.preserved_keys and editor.preserves and len(features.unrelated_keys[0]):
         editor.preserved = [_sampled(keys, config.preserved_keys, seed) for keys in features.unrelated_keys]
     return editor
+
+
+def require_weights(model: LanguageModel, config: EditorConfig) -> None:
+    """Ask before rows are captured what `untrained_editor` would find out after it: that no layer's weight is 0.
+
+    Raises:
+        UnsupportedModel: one is, as in blocks that are made to be trained later, and the first step size follows it.
+    """
+    for layer in model.layers:
+        if config.initial_step_size is None and not layer.weight.any():
+            raise UnsupportedModel(f"the weight of {layer.name} is 0 throughout", remedy=_OTHER_LAYERS)
+
+
+_OTHER_LAYERS = "Leave it out: name the other layers with --layers."
+
+
+def _require_scale(name: str, otherwise: str, measured: float) -> None:
+    """What starting scales are reckoned from is not 0, and finite."""
+    if not 0 < measured < math.inf:
+        found = otherwise if measured == 0 else "puts out or gets numbers that are not finite"
+        raise UnsupportedModel(f"{name} {found}: there is nothing to start from", remedy=_OTHER_LAYERS)
 
 
 def _sampled(keys: Tensor, most: int, seed: int) -> PreservedKeys:
