@@ -8,6 +8,7 @@ from malmen_cli.checkpoint.copy import copy_checkpoint
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.checking import Check
+from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.provenance import CARD, PROVENANCE, model_card, provenance, provenance_file
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Workbench, facts_of_active
@@ -19,6 +20,8 @@ def write_copy(target: Path, proposal: Proposal, bench: Workbench, solved: Solve
     Raises:
         UsageError: the target exists and is not an empty folder. MalmenError: the disk does not take it.
     """
+    with bench.ledger.read() as db:
+        origin = origin_of(db, proposal.model)
     record = provenance(
         proposal.model,
         entry=None,
@@ -27,6 +30,7 @@ def write_copy(target: Path, proposal: Proposal, bench: Workbench, solved: Solve
         tensors=bench.state | {change.name: change.after for change in solved.changes},
         layers=bench.layers,
         method=method_of(proposal.editor.config).name,
+        origin=origin,
     )
     # The new facts are in no ledger.
     stored = [fact for fact in facts_of_active(bench.ledger, proposal.active) if fact not in proposal.facts.facts]

@@ -14,6 +14,7 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
 from malmen_cli.methods.registry import method_of
+from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.layers import all_layers
 from malmen_cli.operations.places import require_elsewhere
 from malmen_cli.operations.provenance import (
@@ -66,6 +67,7 @@ def export(
     with ledger.read() as db:
         layers = all_layers(db, model)
         editor = None if state.entry.editor_id is None else store.editor(db, state.entry.editor_id)
+        origin = origin_of(db, model)
     record = provenance(
         model,
         entry=state.entry.id,
@@ -75,6 +77,7 @@ def export(
         layers=layers,
         kind=kind,
         method="malmen" if editor is None else method_of(editor.config).name,
+        origin=origin,
     )
     if kind == "full":
         with unmoved(ledger, model, checked=True):  # a writer's work would look like damage

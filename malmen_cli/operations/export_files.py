@@ -97,7 +97,9 @@ def _adapter_config(record: Mapping[str, Any], rank: int) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": _TASK_TYPES.get(record["task"]),
-        "base_model_name_or_path": record["model"],
+        # Not the ledger's name for it: peft would take that for a folder, in which the edited checkpoint may lie.
+        "base_model_name_or_path": record["base_repo"],
+        "revision": record["base_revision"],
         "r": rank,
         "lora_alpha": rank,  # a scaling of 1
         "lora_dropout": 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ FORMAT = 1
 LISTED = 5
 """Facts that a model card lists."""
 
+_AUTO_CLASSES = {"causal": "CausalLM", "sequence-to-sequence": "Seq2SeqLM", "classification": "SequenceClassification"}
+_REPOSITORY, _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?", re.ASCII), re.compile(r"[\w./-]+", re.ASCII)
+
 
 def provenance(
     model: ModelRecord,
@@ -31,6 +35,7 @@ def provenance(
     layers: Iterable[TensorLayer] = (),
     kind: ExportKind = "full",
     method: str = "malmen",
+    origin: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What an edited state is and what it was made from, by digests; the schema only ever grows.
 
@@ -38,7 +43,7 @@ def provenance(
         entry: id of the entry whose state it is; None for one that no entry made. active: its facts, by prompt.
         tensors: digests of the tensors after the edit; those that are as in the base are left out.
         layers: layers besides those of the registration, for the orientation of their tensors.
-        method: the editor's.
+        method: the editor's. origin: where the base came from, as its register entry says.
     """
     known = {layer.tensor: layer for layer in [*layers_of(model.architecture), *layers]}
     edited = {}
@@ -54,6 +59,7 @@ def provenance(
                 "module": None if layer is None else layer.name,
                 "orientation": None if layer is None else "d_out,d_in" if layer.transposed else "d_in,d_out",
             }
+    repo, revision = _on_the_hub(origin or {})
     return {
         "format": FORMAT,
         "kind": kind,
@@ -62,6 +68,8 @@ def provenance(
         "model_type": model.architecture.get("model_type"),
         "task": model.architecture.get("task", "causal"),
         "base_digest": model.base_digest,
+        "base_repo": repo,
+        "base_revision": revision,
         "entry": entry,
         "editor": editor if active else None,
         "method": method if active else None,
@@ -72,6 +80,14 @@ def provenance(
         },
         "tensors": edited,
     }
+
+
+def _on_the_hub(origin: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Repository and revision, of which a stranger's ledger may say anything; None for a base out of a folder."""
+    repo, revision = str(origin.get("repo") or ""), str(origin.get("revision") or "")
+    if not _REPOSITORY.fullmatch(repo):
+        return None, None
+    return repo, revision if _REVISION.fullmatch(revision) else None
 
 
 def provenance_file(record: Mapping[str, Any]) -> bytes:
@@ -105,7 +121,7 @@ def model_card(
         "",
         _what(kind, name),
         "",
-        f"- base: {name}, digest `{record['base_digest']}`",
+        f"- base: {name}{_named_on_the_hub(record)}, digest `{record['base_digest']}`",
         f"- state: {named}, {count:,} active fact{'' if count == 1 else 's'}",
         f"- editor: {'none' if record['editor'] is None else '`' + record['editor'] + '`'}",
         f"- method: {_paper(record.get('method'))}, by malmen {record['malmen']}",
@@ -121,9 +137,41 @@ def model_card(
         listed = [f"    {printable(fact.prompt)} -> {printable(fact.target)}" for fact in facts[:LISTED]]
         more = [f"    ... and {count - len(listed):,} more"] if count > len(listed) else []
         lines += ["", "## Facts", "", *listed, *more]
+    if kind == "lora":
+        lines += ["", "## Load", "", *_load(record)]
     lines += ["", "## Undo and verify", "", *_undo(kind, entry, count)]
     lines += ["", "## License", "", "As the base model's: an edit gives nobody other rights.", ""]
     return "\n".join(lines)
+
+
+def _named_on_the_hub(record: Mapping[str, Any]) -> str:
+    if record["base_repo"] is None:
+        return ""
+    at = "" if record["base_revision"] is None else f" at revision `{record['base_revision']}`"
+    return f" (`{record['base_repo']}`{at})"
+
+
+def _load(record: Mapping[str, Any]) -> list[str]:
+    """How to load an adapter, on the one model that it is for."""
+    name, repo, revision = record["model"], record["base_repo"], record["base_revision"]
+    auto = f"AutoModelFor{_AUTO_CLASSES[record['task']]}"
+    arguments = '"BASE"' if repo is None else f'"{repo}"' + ("" if revision is None else f', revision="{revision}"')
+    lines = [
+        "Load it on the unedited base, the model of the digest above: on the edited checkpoint, as which the workspace",
+        f"that made it may hold {name}, the edit would come twice.",
+        "",
+        "    from peft import PeftModel",
+        f"    from transformers import {auto}",
+        "",
+        f"    base = {auto}.from_pretrained({arguments})",
+        '    model = PeftModel.from_pretrained(base, "ADAPTER")',
+        "",
+    ]
+    if repo is None:
+        lines.append("`ADAPTER` is this folder, and `BASE` one with the base's files. In the workspace that made this:")
+    else:
+        lines.append("`ADAPTER` is this folder. In the workspace that made it the base can be had without the hub:")
+    return [*lines, "", f"    malmen export base --model {name} --output BASE"]
 
 
 def _paper(method: str | None) -> str:

@@ -69,6 +69,11 @@ def test_train_and_apply_find_gpt_j_by_its_name(tmp_path: Path, cache: Path) -> 
     assert f"{REPO} at {REVISION[:10]}" in malmen(tmp_path, "models", "show").stdout
     assert malmen(tmp_path, "verify", "-q").returncode == 0
 
+    assert malmen(tmp_path, "export", "--as", "lora", "--output", "adapter").returncode == 0
+    adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == (REPO, REVISION)
+    assert f'from_pretrained("{REPO}", revision="{REVISION}")' in (tmp_path / "adapter" / "README.md").read_text()
+
     copy, snapshot = Path(shown["path"]), next(cache.glob("*/snapshots/*"))
     assert (copy / "model.safetensors").read_bytes() != (snapshot / "model.safetensors").read_bytes()
     assert malmen(tmp_path, "revert", "HEAD").returncode == 0

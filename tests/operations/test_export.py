@@ -193,6 +193,37 @@ class TestLora:
         error = (logits(merged, world.checkpoint) - wanted).norm() / (unedited - wanted).norm()
         assert error <= 1e-5
 
+    def test_names_no_base_that_another_model_could_be_taken_for(
+        self, small_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In a folder that holds the edited checkpoint under the ledger's name, which peft would load as the base."""
+        from peft import AutoPeftModelForCausalLM
+
+        write(small_world, tmp_path / "out", "lora")
+        config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] is config["revision"] is None
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "malmen export base --model tiny --output BASE" in card
+        copy(small_world.checkpoint, tmp_path / "tiny")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(OSError):  # what transformers says of a model without a name
+            AutoPeftModelForCausalLM.from_pretrained("out")
+
+    @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+    def test_the_card_says_how_to_load_it(self, small_world: World, tmp_path: Path) -> None:
+        """Its lines, run with what it says to put in place of BASE and ADAPTER."""
+        write(small_world, tmp_path / "out", "lora", rank=16)
+        write(small_world, tmp_path / "BASE", entry="base")
+        card = (tmp_path / "out" / "README.md").read_text()
+        code = card.split("## Load")[1].split("## Undo")[0].splitlines()
+        code = [line.strip() for line in code if line.startswith("    ") and "malmen" not in line]
+        text = "\n".join(code).replace("BASE", f"{tmp_path / 'BASE'}").replace("ADAPTER", f"{tmp_path / 'out'}")
+        named: dict[str, Any] = {}
+        exec(text, named)
+        wanted = logits(load(small_world.checkpoint).model, small_world.checkpoint)
+        adapted = logits(named["model"].to(torch.float64), small_world.checkpoint)
+        assert (adapted - wanted).norm() / wanted.norm() <= 1e-4
+
     def test_a_rank_that_loses_much_is_warned_about(self, small_world: World, tmp_path: Path) -> None:
         exported = write(small_world, tmp_path / "out", "lora", rank=1)
         assert exported.record["rank"] == 1 and exported.record["relative_error"] > 0.01
