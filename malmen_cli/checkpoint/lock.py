@@ -152,11 +152,18 @@ def _wait_for(attempt: Callable[[], _Got], folders: Sequence[Path], timeout: flo
 
 def _lock(path: Path) -> _Held:
     """Both locks, the folder's first, or none. Raises BlockingIOError where another process holds one."""
-    folder = _flock(path.parent, fcntl.LOCK_EX, os.O_DIRECTORY)
+    folder, file = _flock(path.parent, fcntl.LOCK_EX, os.O_DIRECTORY), None
     try:
-        return _Held(folder, _lock_file(path))
+        file = _lock_file(path)
+        # A training run's folder is removed by whoever ends it, and made again by the next: it may not have been there
+        # yet, or the file may lie in another one than was locked, whose own lock somebody else then takes.
+        if folder is None:
+            folder = _flock(path.parent, fcntl.LOCK_EX, os.O_DIRECTORY)
+        if not _is_still_named(path, file) or not (folder is None or _is_still_named(path.parent.resolve(), folder)):
+            raise BlockingIOError
+        return _Held(folder, file)
     except BaseException:
-        _close(folder)
+        _close(file, folder)
         raise
 
 

@@ -44,7 +44,7 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
     training = description["training"]
     if "text" in training:
         identity["text"] = training["text"]
-    history = (record for record in training.get("history", ()) if record["step"] == training["best_step"])
+    history = (record for record in training.get("history", ()) if record.get("step") == training.get("best_step"))
     scores: dict[str, Any] = {**next(history, {}), **({"rows": training["rows"]} if "rows" in training else {})}
     if "made" in training:  # of a method without training
         made_from = {"calibrated_on": training.get("facts"), "text": training.get("text")}

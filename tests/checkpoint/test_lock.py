@@ -305,3 +305,39 @@ def test_places_that_cannot_be_locked_are_told_in_words(tmp_path: Path) -> None:
     with pytest.raises(UnsafeFile, match="is a link"), checkpoint_lock(tmp_path, "malmen apply"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "after"])
+def test_a_folder_that_is_made_anew_while_it_is_locked_is_locked_itself(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who ends a training run removes its folder; the next run's must not be held by its lock file alone."""
+    folder, flock, done = tmp_path / "run", lock._flock, []
+    folder.mkdir()
+
+    def made_anew(path: Path, operation: int, flags: int) -> int | None:
+        if done or path != folder:
+            return flock(path, operation, flags)
+        done.append(path)
+        folder.rmdir()
+        found = None
+        if when == "after":
+            folder.mkdir()
+            found = flock(path, operation, flags)
+            folder.rmdir()
+            (tmp_path / "other").mkdir()  # so that the next one has another number
+        folder.mkdir()
+        return found
+
+    monkeypatch.setattr(lock, "_flock", made_anew)
+    with checkpoint_lock(folder, "malmen train"):
+        held = lock._held[folder].folder
+        assert held is not None and os.path.samestat(os.fstat(held), folder.stat())
+    assert done and names_in(folder) == []
+
+
+def test_a_folder_is_locked_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    with checkpoint_lock(tmp_path / "link", "malmen apply"):
+        assert is_locked(tmp_path / "folder")
