@@ -113,9 +113,13 @@ def make_folders(folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            if os.path.lexists(folder):
+            # It was there, and another process has removed it since; by now one more may have made it again.
+            try:
+                found = folder.lstat()
+            except FileNotFoundError:
+                return make_folders(folder)
+            if not stat.S_ISDIR(found.st_mode):
                 raise
-            return make_folders(folder)  # it was there, and another process has removed it since
     for path in missing:
         fsync_folder(path.parent)
 
