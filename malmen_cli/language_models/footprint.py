@@ -291,10 +291,9 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     vocabulary = head.weight.shape[0] if head is not None else 0
     labels = max(1, math.ceil(tokens * job.labels / job.tokens))
     item = dtype.itemsize
-    logits = labels * vocabulary * 2 * WIDE
-    if job.work == "train" or job.copies is not None:
-        logits = labels * vocabulary * (4 * WIDE + (2 * item if item < WIDE else 0))
-    return item * tokens * (3 * above + 6 * widest) // 2 + logits
+    of_weights = job.work == "train" or job.copies is not None
+    per_logit = 4 * WIDE + (2 * item if item < WIDE else 0) if of_weights else 2 * WIDE
+    return item * tokens * (3 * above + 6 * widest) // 2 + labels * vocabulary * per_logit
 
 
 @dataclass(frozen=True)

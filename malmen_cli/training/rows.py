@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from malmen_cli.errors import UsageError
@@ -48,17 +48,19 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     Raises:
         UsageError: fewer than two subjects, so that nothing can be held out, or no fact that the model has room for.
     """
-    groups: dict[str, list[Fact]] = {}
-    fitting = [fact for fact in facts if tokenizing.fits(fact.prompt, fact.target) is not None]
+    edits = [tokenizing.fits(fact.prompt, fact.target) for fact in facts]
+    fitting = {(fact.prompt, fact.target): edit for fact, edit in zip(facts, edits, strict=True) if edit is not None}
     if facts and not fitting:
         raise tokenizing.nothing_fits(facts[0].prompt, facts[0].target)
-    for fact in fitting:
-        groups.setdefault(fact.subject or fact.prompt, []).append(fact)
+    groups: dict[str, list[Fact]] = {}
+    for fact in facts:
+        if (fact.prompt, fact.target) in fitting:
+            groups.setdefault(fact.subject or fact.prompt, []).append(fact)
     if len(groups) < 2:
         raise UsageError("an editor needs facts of at least two subjects", remedy="Train on a larger fact file.")
     subjects = sorted(groups)
     random.Random(seed).shuffle(subjects)
-    wanted = min(largest, max(1, round(share * len(fitting))))
+    wanted = min(largest, max(1, round(share * (len(facts) - edits.count(None)))))
     apart: dict[str, list[Fact]] = {}
     count = 0
     for subject in reversed(subjects):
@@ -73,19 +75,22 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     held_out = [fact for group in apart.values() for fact in group]
     kept = [fact for subject in subjects if subject not in apart for fact in groups[subject]]
     trained = lend_unrelated(kept, kept, seed)
-    train, dropped = _tokenise(kept, trained, tokenizing)
-    validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), tokenizing)
-    return Split(train, validation, len(facts) - len(fitting) + dropped + dropped_too, trained)
+    train, dropped = _tokenise(kept, trained, fitting, tokenizing)
+    validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), fitting, tokenizing)
+    return Split(train, validation, edits.count(None) + dropped + dropped_too, trained)
 
 
-def _tokenise(own: Iterable[Fact], facts: Iterable[Fact], tokenizing: Tokenizing) -> tuple[list[TrainingRow], int]:
-    """Rows of facts, with what they were lent (`facts`) and without (`own`), and how many prompts have no room."""
+def _tokenise(
+    own: Iterable[Fact], facts: Iterable[Fact], edits: Mapping[tuple[str, str], Tokens], tokenizing: Tokenizing
+) -> tuple[list[TrainingRow], int]:
+    """Rows of facts, with what they were lent (`facts`) and without (`own`), and how many prompts have no room.
+
+    Args:
+        edits: by prompt and target, the facts' own prompts, which have.
+    """
     rows, dropped = [], 0
     for before, fact in zip(own, facts, strict=True):
-        edit = tokenizing.fits(fact.prompt, fact.target)
-        if edit is None:
-            dropped += 1
-            continue
+        edit = edits[fact.prompt, fact.target]
         equivalent = [tokenizing.fits(prompt, fact.target) for prompt in fact.rephrases]
         unrelated = [tokenizing.fits(other.prompt, other.target) for other in fact.unrelated]
         dropped += equivalent.count(None) + unrelated.count(None)
