@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from malmen_cli.language_models.language_model import KeptStates, LanguageModel, wide
+from malmen_cli.language_models.label_losses import likeliest, nats_of
+from malmen_cli.language_models.language_model import KeptStates, LanguageModel
 from malmen_cli.language_models.texts import Tokens
 
 
@@ -34,14 +34,14 @@ def asked(
     """Of each text, in one pass: what the model would choose at each label, and the mean log-likelihood (nats)."""
     chosen: list[list[int]] = [[] for _ in texts]
     means = [0.0] * len(texts)
-    for batch, logits in model.passes(texts, batch_tokens):
-        losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
+    for batch, references in model.passes(texts, batch_tokens):
+        losses = nats_of(model.head, references, batch.labels)
         # Summed on the CPU: not every device has float64.
         shares = losses.cpu().double() / batch.count.cpu()
         sums = shares.new_zeros(len(batch.rows)).index_add_(0, batch.text.cpu(), shares)
         for row, loss in zip(batch.rows, sums.tolist(), strict=True):
             means[row] = -loss
-        for i, token in zip(batch.text.tolist(), logits.argmax(1).tolist(), strict=True):
+        for i, token in zip(batch.text.tolist(), likeliest(model.head, references), strict=True):
             chosen[batch.rows[i]].append(token)
     return chosen, means
 

@@ -18,6 +18,7 @@ from torch import nn
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.editing.normal_equation import cheapest_form
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers, is_plain_linear, rows_act_right
+from malmen_cli.language_models.label_losses import LABELS as LABELS_AT_A_TIME
 from malmen_cli.language_models.loading import empty_model, read_config
 
 Work = Literal["apply", "train", "eval"]
@@ -274,9 +275,9 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     """One padded batch of T tokens with n labels, item bytes a number:
 
     item T (3/2 sum of d_out over the linear layers from the first edited one up + 3 widest d_out), what the graph keeps
-    of each layer's surroundings and what a pass holds besides, and n V (4 * 2) of logits over V words and their
-    gradients. Where a loss of weights is differentiated, n V (4 * 4): in float32 with their softmax and its gradients,
-    and of a 16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
+    of each layer's surroundings and what a pass holds besides, and k V (4 * 2) of logits over V words and their
+    gradients, which are there for k labels at a time (`label_losses`), and of a 16-bit model k V item besides. Where a
+    training compares them with the base's, k V (4 * 5). An encoder-decoder's stacks share T.
     """
     tokens = min(job.batch_tokens, math.ceil((job.per_solve or job.facts) * job.tokens))
     names = {layer.name for layer in layers}
@@ -289,11 +290,9 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
         reached = reached or name in names
         above += _out(module) if reached else 0
     vocabulary = head.weight.shape[0] if head is not None else 0
-    labels = max(1, math.ceil(tokens * job.labels / job.tokens))
-    item = dtype.itemsize
-    of_weights = job.work == "train" or job.copies is not None
-    per_logit = 4 * WIDE + (2 * item if item < WIDE else 0) if of_weights else 2 * WIDE
-    return item * tokens * (3 * above + 6 * widest) // 2 + labels * vocabulary * per_logit
+    labels = min(LABELS_AT_A_TIME, max(1, math.ceil(tokens * job.labels / job.tokens)))
+    per_logit = WIDE * (5 if job.work == "train" else 2) + (dtype.itemsize if dtype.itemsize < WIDE else 0)
+    return dtype.itemsize * tokens * (3 * above + 6 * widest) // 2 + labels * vocabulary * per_logit
 
 
 @dataclass(frozen=True)

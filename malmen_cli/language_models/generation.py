@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from malmen_cli.language_models.heads import Head
+from malmen_cli.language_models.label_losses import likeliest
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Seq2SeqTokenizing, Tokenizing
 
@@ -160,7 +161,7 @@ class Classifying:
         found = [Generated("", False)] * len(prompts)
         done = len(prompts) - len(fitting)
         for batch in self._tokenizing.batches([Tokens(tuple(ids[row]), (0,)) for row in fitting], batch_tokens):
-            best = self._head.forward(batch.to(self._device))[0].argmax(1).tolist()
+            best = likeliest(self._head, self._head.references(batch.to(self._device)))
             for row, label in zip(batch.rows, best, strict=True):
                 found[fitting[row]] = Generated(self._tokenizing.text_of([label]), True)
             done += len(batch.rows)

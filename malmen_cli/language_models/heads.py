@@ -1,4 +1,4 @@
-"""From a batch to logits at its labels' positions: one class per kind of output head."""
+"""From a batch to logits at its labels' positions, by way of references: one class per kind of output head."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ class Head(ABC):
     dtype: torch.dtype
 
     @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes) that predict the batch's labels, and their references (n, width)."""
+    def references(self, batch: Batch) -> Tensor:
+        """References (n, width) of the batch's labels, by a pass through the model."""
 
     @abstractmethod
     def logits_of(self, references: Tensor) -> Tensor:
         """Logits (n, classes) of references (n, width), as the model's own forward gives them."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) by the model's own forward, to which `logits_of` is held, and references (n, width)."""
 
 
 class LanguageHead(Head):
@@ -56,13 +60,20 @@ class LanguageHead(Head):
         weight: Any = self.module.weight
         self.width, self.dtype = weight.shape[1], weight.dtype
 
+    def references(self, batch: Batch) -> Tensor:
+        return self._pass(batch, of_all=False)[1]
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._pass(batch, of_all=True)
+
+    def _pass(self, batch: Batch, *, of_all: bool) -> tuple[Tensor, Tensor]:
+        """All references, and logits of all labels or of none."""
         hidden: list[Tensor] = []
 
         def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             chosen = args[0].reshape(-1, args[0].shape[-1])[batch.positions.to(args[0].device)][None]
             hidden.append(chosen[0])
-            return (chosen, *args[1:])
+            return (chosen if of_all else chosen[:, :0], *args[1:])
 
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "use_cache": False}
         if batch.decoder_input_ids is not None:
@@ -103,9 +114,13 @@ class ClassHead(Head):
         self._model = model
         self.width, self.dtype = model.config.num_labels, model.dtype
 
+    def references(self, batch: Batch) -> Tensor:
+        references: Tensor = self._model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return references
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        out = self._model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-        return self.logits_of(out.logits), out.logits
+        references = self.references(batch)
+        return self.logits_of(references), references
 
     def logits_of(self, references: Tensor) -> Tensor:
         if self.width > 1:

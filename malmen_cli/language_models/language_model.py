@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from malmen_cli.editing.capture import capturing
@@ -19,6 +19,7 @@ from malmen_cli.editing.editor import LayerShape
 from malmen_cli.errors import UnsupportedModel, UsageError, WrongBase
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers
 from malmen_cli.language_models.generation import Generated
+from malmen_cli.language_models.label_losses import cross_entropy, likeliest, reference_grads
 from malmen_cli.language_models.loading import in_words, load_model, load_tokenizer, read_config
 from malmen_cli.language_models.lower_blocks import LowerBlocks, lower_blocks
 from malmen_cli.language_models.placement import Placement, place, require_room_for
@@ -179,21 +180,21 @@ class LanguageModel:
             yield batch.to(self.device)
 
     def logits(self, batch: Batch, lower_states: Tensor | None = None) -> Tensor:
-        """Logits (n, classes) at the positions that predict labels, and nowhere else.
+        """Logits (n, classes) at the positions that predict labels, and nowhere else; as `references` takes a batch."""
+        return self.head.logits_of(self.references(batch, lower_states))
+
+    def references(self, batch: Batch, lower_states: Tensor | None = None) -> Tensor:
+        """What the head's `logits_of` takes, (n, width), of the positions that predict labels.
 
         Args:
             lower_states: (tokens, width) as `lower_states` gave them, to start from; None runs every block.
         """
-        if lower_states is None or self.lower is None:
-            return self._forward(batch)[0]
-        with self.lower.resumed(batch.padded(lower_states)):
-            return self._forward(batch)[0]
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The head's forward."""
+        resumed: AbstractContextManager[None] = nullcontext()
+        if lower_states is not None and self.lower is not None:
+            resumed = self.lower.resumed(batch.padded(lower_states))
         plain = torch.is_grad_enabled() and attends_plainly(self.device, self.dtype)
-        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-            return self.head.forward(batch)
+        with resumed, sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            return self.head.references(batch)
 
     @cached_property
     def lower(self) -> LowerBlocks | None:
@@ -208,7 +209,7 @@ class LanguageModel:
         labels = (0,) if self.task == "classification" else (0, 0)
         texts = [Tokens(self.trial_tokens(length)[-n:], labels) for n in (length, length // 2 + 1)]
         [batch] = self.batches(texts, 2 * length)
-        alone = found.can_be_left_out(batch, lambda: self.head.forward(batch)[0], self.lower_width)
+        alone = found.can_be_left_out(batch, lambda: self.logits(batch), self.lower_width)
         return found if alone else None
 
     def trial_tokens(self, count: int) -> tuple[int, ...]:
@@ -232,7 +233,7 @@ class LanguageModel:
         """
         assert self.lower is not None
         for batch in self.batches(texts, batch_tokens):
-            states = self.lower.reach(partial(self.head.forward, batch))
+            states = self.lower.reach(partial(self.head.references, batch))
             yield batch, batch.packed(states).to(self.device)
 
     def capture(
@@ -252,21 +253,9 @@ class LanguageModel:
         The loss is the mean cross-entropy over a text's labels, summed over texts, so that a text's gradient does not
         depend on the texts beside it.
         """
-        modules, spread = [layer.module for layer in self.layers], self.spread(everywhere)
+        spread = self.spread(everywhere)
         for batch in self.batches(texts, batch_tokens):
-            places = [batch.places(layer.stack, wide) for layer, wide in zip(self.layers, spread, strict=True)]
-            with capturing(modules, gradients=gradients) as capture, self._recorded(lower) as states:
-                logits = self.logits(batch)
-                grads = []
-                if gradients:
-                    slopes = cross_entropy_grads(logits, batch).mul_(self.loss_scale).to(logits.dtype)
-                    of_outputs = capture.value_grads(logits, slopes)
-                    del logits, slopes
-                    grads = [self._at(g, p) for g, p in zip(of_outputs, places, strict=True)]
-            keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
-            if self.loss_scale != 1:
-                grads = [g.float() / self.loss_scale for g in grads]
-            yield batch, Rows(keys, grads, [p.counts for p in places], self._packed(batch, states))
+            yield batch, self._captured(batch, spread, gradients=gradients, lower=lower)[0]
 
     def spread(self, everywhere: bool = True) -> tuple[bool, ...]:
         """Per edited layer whether rows are those of all tokens that its stack reads, where every row is wanted whose
@@ -280,8 +269,8 @@ class LanguageModel:
         decoded = self.trial_tokens(3) if self.task == "sequence-to-sequence" else ()
         [batch] = self.batches([Tokens(self.trial_tokens(length), (0,), decoded)], 1)
         with capturing([layer.module for layer in self.layers]) as capture:
-            loss = nn.functional.cross_entropy(wide(self.logits(batch)), batch.labels)
-            grads = capture.value_grads(loss * self.loss_scale)
+            references = self.references(batch)
+            grads = capture.value_grads(references, self._slopes(batch, references))
         found = []
         for layer, grad in zip(self.layers, grads, strict=True):
             touched = grad.flatten(0, -2).abs().amax(1) > 0
@@ -296,13 +285,29 @@ class LanguageModel:
 
         With `lower`, the hidden states that the first edited block reads besides.
         """
-        modules = [layer.module for layer in self.layers]
+        narrow = self.spread(False)
         for batch in self.batches(texts, batch_tokens):
-            places = [batch.places(layer.stack) for layer in self.layers]
-            with capturing(modules, gradients=False) as capture, self._recorded(lower) as states:
-                _, references = self.head.forward(batch)
-            keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
-            yield batch, Rows(keys, [], [p.counts for p in places], self._packed(batch, states)), references
+            yield batch, *self._captured(batch, narrow, gradients=False, lower=lower)
+
+    def _captured(self, batch: Batch, spread: Sequence[bool], *, gradients: bool, lower: bool) -> tuple[Rows, Tensor]:
+        """Rows and references of one batch. What the pass takes for all of its tokens is let go of before the next."""
+        places = [batch.places(layer.stack, wide) for layer, wide in zip(self.layers, spread, strict=True)]
+        modules = [layer.module for layer in self.layers]
+        grads = []
+        with capturing(modules, gradients=gradients) as capture, self._recorded(lower) as states:
+            references = self.references(batch)
+            if gradients:
+                of_outputs = capture.value_grads(references, self._slopes(batch, references))
+                grads = [self._at(g, p) for g, p in zip(of_outputs, places, strict=True)]
+        keys = [self._at(u, p) for u, p in zip(capture.keys, places, strict=True)]
+        if self.loss_scale != 1:
+            grads = [g.float() / self.loss_scale for g in grads]
+        return Rows(keys, grads, [p.counts for p in places], self._packed(batch, states)), references.detach()
+
+    def _slopes(self, batch: Batch, references: Tensor) -> Tensor:
+        """By the references (n, width), the scaled gradients of each text's mean cross-entropy, summed over texts."""
+        losses = cross_entropy(batch.labels)
+        return reference_grads(self.head, references, losses, batch.count, scale=self.loss_scale)[1]
 
     def _recorded(self, lower: bool) -> AbstractContextManager[list[Tensor]]:
         return self.lower.recorded() if lower and self.lower is not None else nullcontext([])
@@ -336,7 +341,7 @@ class LanguageModel:
                 logits, references = self.head.forward(next(self.batches([text], 1)))
             # The same but for the last token that the answering stack reads.
             last = {"decoder_input_ids" if decoded else "input_ids": (*(decoded or read)[:-1], other)}
-            moved = self.logits(next(self.batches([replace(text, **last)], 1)))
+            moved, _ = self.head.forward(next(self.batches([replace(text, **last)], 1)))
         if logits.isnan().any():
             raise UnsupportedModel(
                 f"{self._folder} answers with logits that are no numbers",
@@ -367,8 +372,8 @@ class LanguageModel:
         kept: KeptStates | None = None,
         keep: KeepStates | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
-        """Batch by batch the logits (n, classes) of `logits`; the lower blocks run only for texts whose states are not
-        kept.
+        """Batch by batch the references (n, width) of `references`; the lower blocks run only for texts whose states
+        are not kept.
 
         Args:
             keep: is given the states of the texts for which they run.
@@ -381,10 +386,10 @@ class LanguageModel:
                 rows = tuple(part[row] for row in batch.rows)
                 lower = None if states is None else states.of([texts[row] for row in rows]).to(self.device)
                 with self._recorded(keep is not None and lower is None) as found:
-                    logits = self.logits(batch, lower)
+                    references = self.references(batch, lower)
                 if keep is not None and (read := self._packed(batch, found)) is not None:
                     keep([texts[row] for row in rows], read)
-                yield replace(batch, rows=rows), logits
+                yield replace(batch, rows=rows), references
 
     @torch.no_grad()
     def predictions(
@@ -398,10 +403,9 @@ class LanguageModel:
         """Per text the model's likeliest label for each of its labels, the target's earlier tokens given; the rest as
         `passes` takes it."""
         found: list[list[int]] = [[] for _ in texts]
-        for batch, logits in self.passes(texts, batch_tokens, kept, keep):
-            best = logits.argmax(1).tolist()
-            for i, token in zip(batch.text.tolist(), best, strict=True):
-                found[batch.rows[i]].append(token)
+        for batch, references in self.passes(texts, batch_tokens, kept, keep):
+            for i, label in zip(batch.text.tolist(), likeliest(self.head, references), strict=True):
+                found[batch.rows[i]].append(label)
         return found
 
     def generate(
@@ -444,18 +448,3 @@ def _require_resident(name: str, weight: Tensor) -> None:
         raise UnsupportedModel(
             f"the weight of {name} is not kept on a device of its own, and must be changed", remedy="Use --device cpu."
         )
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Logits in at least float32, the dtype that losses are taken in."""
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def cross_entropy_grads(logits: Tensor, batch: Batch) -> Tensor:
-    """dL/d(logits), (n, classes) in at least float32, of each text's mean cross-entropy, summed over texts.
-
-    (softmax - one-hot) / count, by hand: autograd holds three more matrices of this size, the largest of a pass.
-    """
-    grads = logits.detach().softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    grads[torch.arange(len(grads), device=grads.device), batch.labels] -= 1
-    return grads.div_(batch.count[:, None])

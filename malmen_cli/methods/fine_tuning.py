@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from malmen_cli.errors import NumericalFailure
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.language_model import KeptStates, LanguageModel, wide
+from malmen_cli.language_models.label_losses import cross_entropy, reference_grads, wide
+from malmen_cli.language_models.language_model import KeptStates, LanguageModel
 from malmen_cli.language_models.lower_states import LowerStates, starts_of
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.methods.set_method import Progress, SetMethod, silent
@@ -93,11 +94,17 @@ def loss_and_gradients(
     total = 0.0
     grads = [torch.zeros_like(wide(layer.weight)) for layer in model.layers]
     with torch.enable_grad(), model.weight_gradients():
-        for batch, logits in model.passes(texts, batch_tokens, kept):
-            losses = nn.functional.cross_entropy(wide(logits), batch.labels, reduction="none")
-            loss = (losses / batch.count).sum() / len(texts)
-            (model.loss_scale * loss).backward()
-            total += float(loss.detach())
+        for batch, references in model.passes(texts, batch_tokens, kept):
+            loss, slopes = reference_grads(
+                model.head,
+                references,
+                cross_entropy(batch.labels),
+                batch.count,
+                coefficient=1 / len(texts),
+                scale=model.loss_scale,
+            )
+            references.backward(slopes)
+            total += loss
             for layer, grad in zip(model.layers, grads, strict=True):
                 # Parts of a batch are summed in float32: in the model's dtype the small ones would vanish.
                 grad.add_(layer.weight_grad, alpha=1 / model.loss_scale)

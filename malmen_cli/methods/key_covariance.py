@@ -47,7 +47,7 @@ def key_covariance(
     done = 0
     for batch in model.batches([Tokens(ids, (0,)) for ids in read], batch_tokens):
         with capturing(modules, gradients=False) as capture:
-            model.head.forward(batch)
+            model.head.references(batch)
         for total, keys in zip(sums, capture.keys, strict=True):
             add_gram(total, in_double(batch.packed(keys.view(*batch.input_ids.shape, -1))).to(total.device))
         done += sum(batch.lengths)

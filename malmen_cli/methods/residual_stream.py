@@ -61,7 +61,7 @@ class ResidualStream:
         outputs = [torch.empty(0)] * len(texts)
         for batch in self.model.batches(texts, batch_tokens):
             with capturing(modules, gradients=False) as capture:
-                states = self.after.reach(partial(self.model.head.forward, batch))
+                states = self.after.reach(partial(self.model.head.references, batch))
             ends = [length - 1 for length in batch.lengths]
             for place, (row, end) in enumerate(zip(batch.rows, ends, strict=True)):
                 outputs[row] = states[place, end].to(self.model.device)
@@ -74,7 +74,7 @@ class ResidualStream:
         found = [torch.empty(0)] * len(texts)
         with torch.no_grad():
             for batch in self.model.batches(texts, batch_tokens):
-                states = self.after.reach(partial(self.model.head.forward, batch))
+                states = self.after.reach(partial(self.model.head.references, batch))
                 for place, (row, length) in enumerate(zip(batch.rows, batch.lengths, strict=True)):
                     found[row] = states[place, :length].to(self.model.device)
         return found
@@ -88,8 +88,8 @@ class ResidualStream:
     def _require_usable(self, blocks: nn.ModuleList, places: Sequence[int]) -> None:
         length = min(8, self.model.tokenizing.limit or 8)
         [batch] = self.model.batches([Tokens(self.model.trial_tokens(length), (0,))], length)
-        forward, width = partial(self.model.head.forward, batch), self.model.lower_width
-        if not self.after.can_be_left_out(batch, lambda: forward()[0], width):
+        forward, width = partial(self.model.head.references, batch), self.model.lower_width
+        if not self.after.can_be_left_out(batch, lambda: self.model.logits(batch), width):
             raise UnsupportedModel(
                 f"blocks of a model of type '{self.model.model_type}' hand on more than hidden states",
                 remedy="Use another method.",

@@ -95,8 +95,8 @@ def capture_rows(
                             with model.autocast():
                                 keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
                             _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
+                        give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
-                give_back_freed()
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [
             NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)

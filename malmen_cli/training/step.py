@@ -8,19 +8,20 @@ and the hyper-network runs once more, chunk by chunk, to take dL/dD on.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from malmen_cli.config import TrainingConfig
 from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import Solution
 from malmen_cli.errors import NumericalFailure
 from malmen_cli.evaluation.metrics import token_accuracy
-from malmen_cli.language_models.language_model import LanguageModel, wide
+from malmen_cli.language_models.label_losses import Losses as LabelLosses
+from malmen_cli.language_models.label_losses import cross_entropy, divergence, reference_grads
+from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Batch, Tokens
 from malmen_cli.training.features import Features
 from malmen_cli.training.rows import TrainingRow
@@ -117,22 +118,37 @@ class MetaStep:
         return Losses(equivalent, edit, locality)
 
     def _cross_entropy(self, texts: Sequence[Tokens], coefficient: float) -> float:
-        total = 0.0
-        for batch, logits in self._passes(texts):
-            losses = cross_entropy(wide(logits), batch.labels, reduction="none")
-            total += self._backward(coefficient * self._reduced(losses, batch))
-        return total
+        return self._differentiated(texts, lambda batch: cross_entropy(batch.labels), coefficient)
 
     def _divergence(self, texts: Sequence[Tokens], reference: Sequence[tuple[int, int]], coefficient: float) -> float:
         """KL(p_W0 || p_W0+S) at the unrelated prompts' labels."""
-        total = 0.0
-        for batch, logits in self._passes(texts):
-            with torch.no_grad():
-                references = self.features.reference([reference[row] for row in batch.rows]).to(self.model.device)
-                log_base = wide(self.model.head.logits_of(references)).log_softmax(1)
-            log_edited = wide(logits).log_softmax(1)
-            divergences = (log_base.exp() * (log_base - log_edited)).sum(1)
-            total += self._backward(coefficient * self._reduced(divergences, batch))
+
+        def from_the_base(batch: Batch) -> LabelLosses:
+            base = self.features.reference([reference[row] for row in batch.rows])
+            return divergence(self.model.head, base.to(self.model.device))
+
+        return self._differentiated(texts, from_the_base, coefficient)
+
+    def _differentiated(
+        self, texts: Sequence[Tokens], losses_of: Callable[[Batch], LabelLosses], coefficient: float
+    ) -> float:
+        """The texts' loss, whose gradient the edited layers are given batch by batch.
+
+        Losses per label enter saturated: each text's mean, summed, or (recipe paper) the batch's token mean.
+        """
+        total, config = 0.0, self.config
+        for batch, references in self._passes(texts):
+            found, grads = reference_grads(
+                self.model.head,
+                references,
+                losses_of(batch),
+                batch.count if config.reduction == "fact" else torch.full_like(batch.count, len(batch.labels)),
+                coefficient=coefficient,
+                saturation=config.saturation,
+                scale=self.model.loss_scale,
+            )
+            references.backward(grads)
+            total += found
         return total
 
     def _passes(self, texts: Sequence[Tokens]) -> Iterator[tuple[Batch, Tensor]]:
@@ -147,15 +163,6 @@ class MetaStep:
         scale = self.model.loss_scale
         return grad.clone() if scale == 1 else grad.float() / scale
 
-    def _backward(self, loss: Tensor) -> float:
-        (loss * self.model.loss_scale).backward()
-        return float(loss.detach())
-
-    def _reduced(self, losses: Tensor, batch: Batch) -> Tensor:
-        """Of losses per label, saturated: each text's mean, summed, or (recipe paper) the batch's token mean."""
-        losses = saturated(losses, self.config.saturation)
-        return (losses / batch.count).sum() if self.config.reduction == "fact" else losses.mean()
-
     def _back(self, layer: int, texts: Sequence[int], solution: Solution, param_grad: Tensor) -> None:
         keys, grads = self.features.rows(layer, texts)
         keys, grads = keys.to(self.model.device), grads.to(self.model.device)
@@ -169,16 +176,6 @@ class MetaStep:
     def _chunks(self, keys: Tensor, grads: Tensor) -> list[tuple[Tensor, Tensor]]:
         size, device = self.config.editor_rows, self.model.device
         return [(u.to(device), g.to(device)) for u, g in zip(keys.split(size), grads.split(size), strict=True)]
-
-
-def saturated(losses: Tensor, q: float) -> Tensor:
-    """(1 - e^(-q l)) / q per loss l in nats, at most 1 / q; l itself for q = 0.
-
-    Of a cross-entropy -log p this is (1 - p^q) / q, the generalized cross-entropy (arXiv 1805.07836): what counts in
-    the end is which answer is the likeliest, and a rephrase or an unrelated prompt that no editor of this kind can win,
-    whose loss has no bound, would be paid for with all those that it can.
-    """
-    return losses if q == 0 else -torch.expm1(-q * losses) / q
 
 
 def _finite(x: float) -> bool:

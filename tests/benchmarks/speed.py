@@ -51,9 +51,10 @@ from malmen_cli.editing.editor import Editor
 from malmen_cli.editing.normal_equation import NormalEquation, Solution
 from malmen_cli.facts import Fact
 from malmen_cli.facts.reading import read_fact_set
-from malmen_cli.language_models.heads import LanguageHead
+from malmen_cli.language_models import language_model
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.operations.rows import RowReader
+from malmen_cli.training import step as training_step
 from malmen_cli.training.features import Features
 from malmen_cli.training.rows import TrainingRow, split_rows
 from malmen_cli.training.step import MetaStep
@@ -133,10 +134,11 @@ class Profile:
         self._phases.watch_batches(LanguageModel, "capture_reference", "model, forward to references")
         self._phases.watch_batches(LanguageModel, "lower_states", "model, forward of lower blocks")
         for owner, name, phase in (
-            (LanguageModel, "logits", "model, forward"),
-            (LanguageHead, "logits_of", "reference logits"),
-            (MetaStep, "_backward", "model, backward to weights"),
-            (MetaStep, "_measure", "batches and losses"),
+            (LanguageModel, "references", "model, forward"),
+            (language_model, "reference_grads", "output head and losses"),
+            (training_step, "reference_grads", "output head and losses"),
+            (MetaStep, "_differentiated", "model, backward to weights"),
+            (MetaStep, "_measure", "batches"),
             (MetaStep, "_back", "hyper-network, backward"),
             (MetaStep, "edited_weights", "weights to and fro"),
             (Malmen, "_update", "clip and Adam"),

@@ -14,9 +14,10 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from malmen_cli.config import TrainingConfig
+from malmen_cli.language_models.label_losses import saturated
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.training.rows import TrainingRow
-from malmen_cli.training.step import MetaStep, saturated
+from malmen_cli.training.step import MetaStep
 from malmen_cli.training.validation import validate
 
 TEXTS = [0, 3, 5, 6]

@@ -1,0 +1,125 @@
+"""Losses at labels and their gradients by hand, the output head at some labels at a time.
+
+Logits over a vocabulary are the largest matrices of a pass, and autograd holds four of them for a loss. Here those of
+`LABELS` labels are there at a time, whatever the batch; the rest of a pass ends with the references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from malmen_cli.language_models.heads import Head
+
+LABELS = 256
+"""At a time: as many as make up for reading the head's weights once more, and as batches of 1,024 tokens have."""
+
+Losses = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+"""Given some of a batch's labels and their logits (k, classes): losses (k,) in nats, and the derivative of each by its
+own logits (k, classes), both at least float32."""
+
+
+def parts(labels: int) -> Iterator[slice]:
+    """Some of a batch's labels at a time."""
+    return (slice(start, min(start + LABELS, labels)) for start in range(0, labels, LABELS))
+
+
+def cross_entropy(labels: Tensor) -> Losses:
+    """-log p of a batch's labels (n,); by the logits, softmax less one-hot."""
+
+    def losses(part: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+        logits, slopes, log_sum = _softmax(logits)
+        at = torch.arange(len(logits), device=logits.device), labels[part]
+        nats = (logits.amax(1) - logits[at]) + log_sum
+        slopes[at] -= 1
+        return nats, slopes
+
+    return losses
+
+
+def divergence(head: Head, base: Tensor) -> Losses:
+    """KL(p_base || p) of a batch's labels, whose references (n, width) at the base weights are given; by the logits,
+    p less p_base."""
+
+    def losses(part: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+        logits, slopes, log_sum = _softmax(logits)
+        base_logits, probabilities, base_log_sum = _softmax(head.logits_of(base[part]))
+        # Less the largest of each: what is likely is near 0 then, and exact.
+        above = (base_logits - logits).sub_((base_logits.amax(1) - logits.amax(1))[:, None])
+        nats = above.mul_(probabilities).sum(1) + log_sum - base_log_sum
+        return nats, slopes.sub_(probabilities)
+
+    return losses
+
+
+def saturated(losses: Tensor, q: float) -> Tensor:
+    """(1 - e^(-q l)) / q per loss l in nats, at most 1 / q; l itself for q = 0.
+
+    Of a cross-entropy -log p this is (1 - p^q) / q, the generalized cross-entropy (arXiv 1805.07836): what counts in
+    the end is which answer is the likeliest, and a rephrase or an unrelated prompt that no editor of this kind can win,
+    whose loss has no bound, would be paid for with all those that it can.
+    """
+    return losses if q == 0 else -torch.expm1(-q * losses) / q
+
+
+@torch.no_grad()
+def reference_grads(
+    head: Head,
+    references: Tensor,
+    losses: Losses,
+    counts: Tensor,
+    *,
+    coefficient: float = 1.0,
+    saturation: float = 0.0,
+    scale: float = 1.0,
+) -> tuple[float, Tensor]:
+    """L = coefficient * sum of l_i / count_i over a batch's saturated losses l_i, and scale * dL/d(references).
+
+    Args:
+        references: (n, width), as a head gives them of n labels. counts: (n,). saturation: q of `saturated`.
+        scale: of gradients that would vanish otherwise.
+
+    Returns:
+        L, and a tensor of the shape and dtype of `references`.
+    """
+    totals, grads = [], torch.empty_like(references)
+    for part in parts(len(references)):
+        with torch.enable_grad():
+            some = references[part].detach().requires_grad_()
+            logits = head.logits_of(some)
+        nats, slopes = losses(part, logits.detach())
+        totals.append((saturated(nats, saturation) / counts[part]).sum())
+        slopes *= ((-saturation * nats).exp() / counts[part])[:, None] * (coefficient * scale)
+        (grads[part],) = torch.autograd.grad(logits, some, slopes.to(logits.dtype))
+    return coefficient * float(torch.stack(totals).sum()), grads
+
+
+def likeliest(head: Head, references: Tensor) -> list[int]:
+    """The class that each of a batch's labels would be by its reference (n, width); of equals the first."""
+    # max, since argmax takes twice as long on a CPU (torch 2.13).
+    chosen = [head.logits_of(references[part]).max(1).indices for part in parts(len(references))]
+    return [label for part in chosen for label in part.tolist()]
+
+
+def nats_of(head: Head, references: Tensor, labels: Tensor) -> Tensor:
+    """-log p (n,) of a batch's labels (n,) by their references (n, width), in at least float32."""
+    losses = cross_entropy(labels)
+    return torch.cat([losses(part, head.logits_of(references[part]))[0] for part in parts(len(references))])
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in at least float32, the dtype that losses are taken in."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (k, classes) in at least float32, their softmax, and log sum e^(logits - the largest) of each row (k,).
+
+    -log p of a class is the largest less its logit, and the last: as exact as `log_softmax`, which would take as long
+    again for what is not wanted, and several times as long where it widens its argument itself (torch 2.13, CPU).
+    """
+    logits = wide(logits)
+    probabilities = logits.softmax(1)
+    return logits, probabilities, -probabilities.amax(1).log()
