@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from malmen_cli.language_models.texts import Tokens
 
 LONGEST = 1024
-"""Tokens of a chunk at most, of a model with more positions: logits of all its tokens are held at once."""
+"""Tokens of a chunk at most, of a model with more positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RunningText:
         from malmen_cli.evaluation.metrics import likelihoods
 
         found: list[float] = []
-        # So many at a time that progress is seen; each has all of its logits in memory.
+        # So many at a time that progress is seen.
         for start in range(0, len(self.chunks), 8):
             part = self.chunks[start : start + 8]
             longest = max(chunk.length for chunk in part)

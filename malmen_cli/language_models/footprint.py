@@ -277,7 +277,8 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     item T (3/2 sum of d_out over the linear layers from the first edited one up + 3 widest d_out), what the graph keeps
     of each layer's surroundings and what a pass holds besides, and k V (4 * 2) of logits over V words and their
     gradients, which are there for k labels at a time (`label_losses`), and of a 16-bit model k V item besides. Where a
-    training compares them with the base's, k V (4 * 5). An encoder-decoder's stacks share T.
+    training compares them with the base's, k V (4 * 5). MEMIT, the method with covariances, holds n V (4 * 4), and of a
+    16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
     """
     tokens = min(job.batch_tokens, math.ceil((job.per_solve or job.facts) * job.tokens))
     names = {layer.name for layer in layers}
@@ -290,8 +291,13 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
         reached = reached or name in names
         above += _out(module) if reached else 0
     vocabulary = head.weight.shape[0] if head is not None else 0
-    labels = min(LABELS_AT_A_TIME, max(1, math.ceil(tokens * job.labels / job.tokens)))
-    per_logit = WIDE * (5 if job.work == "train" else 2) + (dtype.itemsize if dtype.itemsize < WIDE else 0)
+    labels = max(1, math.ceil(tokens * job.labels / job.tokens))
+    narrow = dtype.itemsize if dtype.itemsize < WIDE else 0
+    if job.covariances:
+        per_logit = 4 * WIDE + 2 * narrow
+    else:
+        labels = min(labels, LABELS_AT_A_TIME)
+        per_logit = WIDE * (5 if job.work == "train" else 2) + narrow
     return dtype.itemsize * tokens * (3 * above + 6 * widest) // 2 + labels * vocabulary * per_logit
 
 

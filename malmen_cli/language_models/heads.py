@@ -36,8 +36,12 @@ class Head(ABC):
         """Logits (n, classes) of references (n, width), as the model's own forward gives them."""
 
     @abstractmethod
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes) by the model's own forward, to which `logits_of` is held, and references (n, width)."""
+    def forward(self, batch: Batch, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) by the model's own forward, to which `logits_of` is held, and references (n, width).
+
+        Args:
+            stretch: what references are multiplied by, before logits are made of them.
+        """
 
 
 class LanguageHead(Head):
@@ -63,15 +67,16 @@ class LanguageHead(Head):
     def references(self, batch: Batch) -> Tensor:
         return self._pass(batch, of_all=False)[1]
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._pass(batch, of_all=True)
+    def forward(self, batch: Batch, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+        return self._pass(batch, stretch=stretch)
 
-    def _pass(self, batch: Batch, *, of_all: bool) -> tuple[Tensor, Tensor]:
+    def _pass(self, batch: Batch, *, of_all: bool = True, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
         """All references, and logits of all labels or of none."""
         hidden: list[Tensor] = []
 
         def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             chosen = args[0].reshape(-1, args[0].shape[-1])[batch.positions.to(args[0].device)][None]
+            chosen = chosen if stretch == 1 else chosen * stretch
             hidden.append(chosen[0])
             return (chosen if of_all else chosen[:, :0], *args[1:])
 
@@ -98,8 +103,9 @@ class LanguageHead(Head):
         scale = (getattr(config, "logit_scale", None) or 1) / (getattr(config, "logits_scaling", None) or 1)
         if scale != 1:
             logits = logits * scale
-        cap = getattr(config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        cap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+        # Some models cap in their own dtype, others in float32, which bfloat16 is a rounding of.
+        return logits if cap is None else torch.tanh(wide(logits) / cap) * cap
 
 
 class ClassHead(Head):
@@ -118,11 +124,16 @@ class ClassHead(Head):
         references: Tensor = self._model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return references
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        references = self.references(batch)
+    def forward(self, batch: Batch, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
+        references = self.references(batch) * stretch
         return self.logits_of(references), references
 
     def logits_of(self, references: Tensor) -> Tensor:
         if self.width > 1:
             return references
         return torch.cat([torch.zeros_like(references), references], dim=1)
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in at least float32, the dtype that losses are taken in."""
+    return logits if logits.dtype == torch.float64 else logits.float()

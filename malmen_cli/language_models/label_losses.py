@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from malmen_cli.language_models.heads import Head
+from malmen_cli.language_models.heads import Head, wide
 
 LABELS = 256
 """At a time: as many as make up for reading the head's weights once more, and as batches of 1,024 tokens have."""
@@ -91,7 +91,10 @@ def reference_grads(
             logits = head.logits_of(some)
         nats, slopes = losses(part, logits.detach())
         totals.append((saturated(nats, saturation) / counts[part]).sum())
-        slopes *= ((-saturation * nats).exp() / counts[part])[:, None] * (coefficient * scale)
+        factors = coefficient * scale / counts[part].to(nats.dtype)
+        if saturation:
+            factors *= (-saturation * nats).exp()
+        slopes *= factors[:, None]
         (grads[part],) = torch.autograd.grad(logits, some, slopes.to(logits.dtype))
     return coefficient * float(torch.stack(totals).sum()), grads
 
@@ -103,15 +106,14 @@ def likeliest(head: Head, references: Tensor) -> list[int]:
     return [label for part in chosen for label in part.tolist()]
 
 
-def nats_of(head: Head, references: Tensor, labels: Tensor) -> Tensor:
-    """-log p (n,) of a batch's labels (n,) by their references (n, width), in at least float32."""
-    losses = cross_entropy(labels)
-    return torch.cat([losses(part, head.logits_of(references[part]))[0] for part in parts(len(references))])
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Logits in at least float32, the dtype that losses are taken in."""
-    return logits if logits.dtype == torch.float64 else logits.float()
+def asked(head: Head, references: Tensor, labels: Tensor) -> tuple[list[int], Tensor]:
+    """`likeliest`, and -log p (n,) of a batch's labels (n,), in at least float32."""
+    chosen, nats = [], []
+    for part in parts(len(references)):
+        logits = wide(head.logits_of(references[part]))
+        chosen += logits.max(1).indices.tolist()
+        nats.append(nn.functional.cross_entropy(logits, labels[part], reduction="none"))
+    return chosen, torch.cat(nats)
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

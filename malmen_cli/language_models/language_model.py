@@ -28,6 +28,9 @@ from malmen_cli.language_models.texts import Batch, Positions, Tokens
 
 TEMPLATES = "additional_chat_templates"
 
+FAR, LARGEST_STRETCH = 100.0, 1000.0
+"""Logits beyond any cap, and what references are multiplied by at most to get there."""
+
 HALF_SCALE = 1024.0
 """What losses are multiplied by where gradients are float16, whose smallest number is 6e-8; a power of two."""
 
@@ -359,11 +362,15 @@ class LanguageModel:
                     f"{layer.name} is not run once on every token that the model reads",
                     remedy="Name layers of the MLPs with --layers.",
                 )
-        if not _alike(self.head.logits_of(references), logits):
-            raise UnsupportedModel(
-                f"models of type '{self.model_type}' change their logits in a way that malmen does not know",
-                remedy="Use a model of a family that it knows: malmen models families.",
-            )
+        # Logits far from 0 too, where those that are capped are capped.
+        far = min(LARGEST_STRETCH, FAR / max(float(logits.abs().max()), 1e-6))
+        stretched = self.head.forward(next(self.batches([text], 1)), far)
+        for own, of in ((logits, references), stretched):
+            if not _alike(self.head.logits_of(of), own):
+                raise UnsupportedModel(
+                    f"models of type '{self.model_type}' change their logits in a way that malmen does not know",
+                    remedy="Use a model of a family that it knows: malmen models families.",
+                )
 
     def passes(
         self,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from malmen_cli.errors import NumericalFailure
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.label_losses import cross_entropy, reference_grads, wide
+from malmen_cli.language_models.heads import wide
+from malmen_cli.language_models.label_losses import cross_entropy, reference_grads
 from malmen_cli.language_models.language_model import KeptStates, LanguageModel
 from malmen_cli.language_models.lower_states import LowerStates, starts_of
 from malmen_cli.language_models.texts import Tokens

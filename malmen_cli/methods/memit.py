@@ -12,7 +12,7 @@ from malmen_cli.editing.editor import LayerShape
 from malmen_cli.editing.linear_algebra import Factor, gram, in_double, product
 from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.label_losses import wide
+from malmen_cli.language_models.heads import wide
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing

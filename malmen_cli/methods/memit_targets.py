@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from malmen_cli.language_models.label_losses import wide
+from malmen_cli.language_models.heads import wide
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.methods.residual_stream import ResidualStream
 from malmen_cli.methods.set_method import Progress, silent

@@ -95,7 +95,8 @@ def capture_rows(
                             with model.autocast():
                                 keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
                             _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
-                        give_back_freed()
+                        if model.device.type == "cpu":
+                            give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
                 progress(min(start + BLOCK, len(texts)), len(texts))
         return [

@@ -135,8 +135,8 @@ class Profile:
         self._phases.watch_batches(LanguageModel, "lower_states", "model, forward of lower blocks")
         for owner, name, phase in (
             (LanguageModel, "references", "model, forward"),
-            (language_model, "reference_grads", "output head and losses"),
-            (training_step, "reference_grads", "output head and losses"),
+            (language_model, "reference_grads", "model, output head and losses"),
+            (training_step, "reference_grads", "model, output head and losses"),
             (MetaStep, "_differentiated", "model, backward to weights"),
             (MetaStep, "_measure", "batches"),
             (MetaStep, "_back", "hyper-network, backward"),

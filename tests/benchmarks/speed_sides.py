@@ -74,7 +74,6 @@ class Malmen:
             edits.answer * (below + 2 * above)
             + 2 * edits.labels * model.head
             + unrelated.answer * (below + above)
-            + unrelated.labels * model.head
             + others.answer * below
         )
 

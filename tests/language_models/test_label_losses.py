@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import load, make_facts
+from tiny_models import Family, load, make_facts
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy as dense_cross_entropy
 
+from malmen_cli.evaluation.metrics import likelihoods
 from malmen_cli.language_models import label_losses
 from malmen_cli.language_models.heads import ClassHead, Head
 from malmen_cli.language_models.label_losses import (
     Losses,
+    asked,
     cross_entropy,
     divergence,
     likeliest,
-    nats_of,
     parts,
     reference_grads,
 )
@@ -44,7 +45,7 @@ class Bent(Head):
     def references(self, batch: object) -> Tensor:
         raise NotImplementedError
 
-    def forward(self, batch: object) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: object, stretch: float = 1.0) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
 
 
@@ -113,12 +114,15 @@ def test_of_a_model_of_16_bits_gradients_are_in_its_dtype_and_losses_in_float32(
 
 def test_nothing_is_lost_between_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     head, references = Bent(), numbers(LABELS, WIDTH)
-    whole = likeliest(head, references), nats_of(head, references, WANTED)
+    chosen, nats = asked(head, references, WANTED)
     monkeypatch.setattr(label_losses, "LABELS", 3)
     assert [part.stop - part.start for part in parts(LABELS)] == [3, 3, 3, 2]
-    assert likeliest(head, references) == whole[0] == head.logits_of(references).argmax(1).tolist()
-    assert torch.allclose(nats_of(head, references, WANTED), whole[1], rtol=1e-12)
-    assert torch.allclose(whole[1], dense_cross_entropy(head.logits_of(references), WANTED, reduction="none"))
+    logits = head.logits_of(references)
+    assert likeliest(head, references) == asked(head, references, WANTED)[0] == chosen == logits.argmax(1).tolist()
+    head.seen.clear()
+    assert torch.allclose(asked(head, references, WANTED)[1], nats, rtol=1e-12)
+    assert sum(head.seen) == LABELS  # each once
+    assert torch.allclose(nats, dense_cross_entropy(logits, WANTED, reduction="none"))
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -146,3 +150,21 @@ def test_a_pass_to_references_runs_the_head_at_no_label(tiny_folder: Callable[..
     assert torch.equal(model.head.logits_of(references), model.head.forward(batch)[0])
     assert seen == [0, len(batch.labels), len(batch.labels)]
     handle.remove()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_rows_answers_and_likelihoods_are_the_same_at_few_labels_at_a_time(
+    tiny_folder: Callable[..., Path], family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_folder(family))
+    texts = [model.tokenizing(fact.prompt, fact.target) for fact in make_facts(8)]
+
+    def found() -> tuple[list[Tensor], list[list[int]], list[float]]:
+        rows = [tensor for _, rows in model.capture(texts) for tensor in [*rows.keys, *rows.value_grads]]
+        return rows, model.predictions(texts), likelihoods(model, texts)
+
+    rows, answers, nats = found()
+    monkeypatch.setattr(label_losses, "LABELS", 3)
+    few_rows, few_answers, few_nats = found()
+    assert all(torch.allclose(few, all_of_them, rtol=1e-9) for few, all_of_them in zip(few_rows, rows, strict=True))
+    assert few_answers == answers and few_nats == pytest.approx(nats, rel=1e-12)

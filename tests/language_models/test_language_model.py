@@ -164,6 +164,20 @@ class TestRefusals:
         with pytest.raises(UnsupportedModel, match="change their logits in a way that malmen does not know"):
             model.require_usable()
 
+    def test_of_a_model_that_caps_its_logits_where_its_own_are_small(self, tiny_folder: Callable[..., Path]) -> None:
+        model = load(tiny_folder("llama"))
+        cap = model.model.register_forward_hook(
+            lambda _, __, output: setattr(output, "logits", 30 * torch.tanh(output.logits / 30))
+        )
+        with pytest.raises(UnsupportedModel, match="change their logits in a way that malmen does not know"):
+            model.require_usable()
+        for name in ("final_logit_softcapping", "logits_soft_cap"):  # Gemma's, RecurrentGemma's
+            setattr(model.model.config, name, 30.0)
+            model.require_usable()
+            setattr(model.model.config, name, None)
+        cap.remove()
+        model.require_usable()
+
     def test_of_a_model_whose_logits_are_no_numbers(self, tiny_folder: Callable[..., Path]) -> None:
         model = load(tiny_folder("llama"))
         torch.nn.init.constant_(model.model.get_submodule("model.layers.2.mlp.up_proj").weight, torch.inf)

@@ -103,8 +103,8 @@ def test_passes_are_the_same_with_states_that_were_kept(dtype: torch.dtype, tmp_
 
 def by_row(model: LanguageModel, texts: list[Tokens], kept: LowerStates | None) -> list[tuple[int, torch.Tensor]]:
     found = []
-    for batch, logits in model.passes(texts, 60, kept):
-        parts = logits.split([texts[row].supervised for row in batch.rows])
+    for batch, references in model.passes(texts, 60, kept):
+        parts = model.head.logits_of(references).split([texts[row].supervised for row in batch.rows])
         found += list(zip(batch.rows, parts, strict=True))
     return found
 
