@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from malmen_cli.language_models.label_losses import asked as asked_of_references
+from malmen_cli.language_models.label_losses import likeliest_and_nats
 from malmen_cli.language_models.language_model import KeptStates, LanguageModel
 from malmen_cli.language_models.texts import Tokens
 
@@ -35,7 +35,7 @@ def asked(
     chosen: list[list[int]] = [[] for _ in texts]
     means = [0.0] * len(texts)
     for batch, references in model.passes(texts, batch_tokens):
-        labels, losses = asked_of_references(model.head, references, batch.labels)
+        labels, losses = likeliest_and_nats(model.head, references, batch.labels)
         # Summed on the CPU: not every device has float64.
         shares = losses.cpu().double() / batch.count.cpu()
         sums = shares.new_zeros(len(batch.rows)).index_add_(0, batch.text.cpu(), shares)

@@ -101,19 +101,22 @@ def reference_grads(
 
 def likeliest(head: Head, references: Tensor) -> list[int]:
     """The class that each of a batch's labels would be by its reference (n, width); of equals the first."""
-    # max, since argmax takes twice as long on a CPU (torch 2.13).
-    chosen = [head.logits_of(references[part]).max(1).indices for part in parts(len(references))]
-    return [label for part in chosen for label in part.tolist()]
+    return [label for part in parts(len(references)) for label in _likeliest(head.logits_of(references[part]))]
 
 
-def asked(head: Head, references: Tensor, labels: Tensor) -> tuple[list[int], Tensor]:
-    """`likeliest`, and -log p (n,) of a batch's labels (n,), in at least float32."""
+def likeliest_and_nats(head: Head, references: Tensor, labels: Tensor) -> tuple[list[int], Tensor]:
+    """`likeliest`, and -log p (n,) of a batch's labels (n,), in at least float32; the head sees each label once."""
     chosen, nats = [], []
     for part in parts(len(references)):
         logits = wide(head.logits_of(references[part]))
-        chosen += logits.max(1).indices.tolist()
+        chosen += _likeliest(logits)
         nats.append(nn.functional.cross_entropy(logits, labels[part], reduction="none"))
     return chosen, torch.cat(nats)
+
+
+def _likeliest(logits: Tensor) -> list[int]:
+    # max, since argmax takes twice as long on a CPU (torch 2.13).
+    return logits.max(1).indices.tolist()
 
 
 def _softmax(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

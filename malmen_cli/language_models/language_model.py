@@ -340,8 +340,9 @@ class LanguageModel:
         text = Tokens(tuple(read), labels, decoded)
         modules = [layer.module for layer in self.layers]
         with in_words(self._folder):
+            [batch] = self.batches([text], 1)
             with capturing(modules, gradients=False) as capture:
-                logits, references = self.head.forward(next(self.batches([text], 1)))
+                logits, references = self.head.forward(batch)
             # The same but for the last token that the answering stack reads.
             last = {"decoder_input_ids" if decoded else "input_ids": (*(decoded or read)[:-1], other)}
             moved, _ = self.head.forward(next(self.batches([replace(text, **last)], 1)))
@@ -364,7 +365,7 @@ class LanguageModel:
                 )
         # Logits far from 0 too, where those that are capped are capped.
         far = min(LARGEST_STRETCH, FAR / max(float(logits.abs().max()), 1e-6))
-        stretched = self.head.forward(next(self.batches([text], 1)), far)
+        stretched = self.head.forward(batch, far)
         for own, of in ((logits, references), stretched):
             if not _alike(self.head.logits_of(of), own):
                 raise UnsupportedModel(

@@ -95,7 +95,7 @@ def capture_rows(
                             with model.autocast():
                                 keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
                             _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
-                        if model.device.type == "cpu":
+                        if model.device.type == "cpu":  # a GPU's activations are not in this heap
                             give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
                 progress(min(start + BLOCK, len(texts)), len(texts))

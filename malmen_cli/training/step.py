@@ -8,7 +8,7 @@ and the hyper-network runs once more, chunk by chunk, to take dL/dD on.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -137,7 +137,7 @@ class MetaStep:
         Losses per label enter saturated: each text's mean, summed, or (recipe paper) the batch's token mean.
         """
         total, config = 0.0, self.config
-        for batch, references in self._passes(texts):
+        for batch, references in self.model.passes(texts, config.batch_tokens, self.features.lower):
             found, grads = reference_grads(
                 self.model.head,
                 references,
@@ -150,9 +150,6 @@ class MetaStep:
             references.backward(grads)
             total += found
         return total
-
-    def _passes(self, texts: Sequence[Tokens]) -> Iterator[tuple[Batch, Tensor]]:
-        return self.model.passes(texts, self.config.batch_tokens, self.features.lower)
 
     def token_accuracy(self, texts: Sequence[Tokens]) -> list[float]:
         """Per text the share of labels that the model, as it stands, would choose."""

@@ -16,10 +16,10 @@ from malmen_cli.language_models import label_losses
 from malmen_cli.language_models.heads import ClassHead, Head
 from malmen_cli.language_models.label_losses import (
     Losses,
-    asked,
     cross_entropy,
     divergence,
     likeliest,
+    likeliest_and_nats,
     parts,
     reference_grads,
 )
@@ -114,13 +114,18 @@ def test_of_a_model_of_16_bits_gradients_are_in_its_dtype_and_losses_in_float32(
 
 def test_nothing_is_lost_between_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     head, references = Bent(), numbers(LABELS, WIDTH)
-    chosen, nats = asked(head, references, WANTED)
+    chosen, nats = likeliest_and_nats(head, references, WANTED)
     monkeypatch.setattr(label_losses, "LABELS", 3)
     assert [part.stop - part.start for part in parts(LABELS)] == [3, 3, 3, 2]
     logits = head.logits_of(references)
-    assert likeliest(head, references) == asked(head, references, WANTED)[0] == chosen == logits.argmax(1).tolist()
+    assert (
+        likeliest(head, references)
+        == likeliest_and_nats(head, references, WANTED)[0]
+        == chosen
+        == logits.argmax(1).tolist()
+    )
     head.seen.clear()
-    assert torch.allclose(asked(head, references, WANTED)[1], nats, rtol=1e-12)
+    assert torch.allclose(likeliest_and_nats(head, references, WANTED)[1], nats, rtol=1e-12)
     assert sum(head.seen) == LABELS  # each once
     assert torch.allclose(nats, dense_cross_entropy(logits, WANTED, reduction="none"))
 
