@@ -6,6 +6,7 @@ editor that `train_editor` made in two steps. Whatever takes a seed gives the sa
 
 from __future__ import annotations
 
+import atexit
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from fork_server import Server
 from safetensors_folders import file_digests
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
@@ -256,18 +258,34 @@ def load(folder: Path, *, float64: bool = True, layers: Sequence[str] | None = N
 
 def environment() -> dict[str, str]:
     """For subprocesses: this malmen, on one thread, in no workspace but the one that the command names."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALMEN_")}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALMEN_", "PYTEST_CURRENT_"))}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(malmen_cli.__file__).parents[1])}
 
 
 def start_malmen(world: World, *arguments: str | Path) -> subprocess.Popen[str]:
     """`python -m malmen_cli ARGUMENTS --workspace ...` in a process of its own, its words in pipes."""
-    command = [sys.executable, "-m", "malmen_cli", *map(str, arguments), "--workspace", str(world.workspace.root)]
+    command = [sys.executable, "-m", "malmen_cli", *_words(world, arguments)]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run_malmen(world: World, *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a whole run."""
-    with start_malmen(world, *arguments) as process:
-        out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+    """Exit status, standard output and standard error of a whole run, in a process that need not import torch first."""
+    server, started_in = _server()
+    if environment() != started_in:  # some of it is read while modules are imported
+        with start_malmen(world, *arguments) as process:
+            out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+    [done] = server.at_once(Path.cwd(), _words(world, arguments), seconds=300)
+    return done["code"], done["out"], done["err"]
+
+
+def _words(world: World, arguments: Sequence[str | Path]) -> list[str]:
+    return [*map(str, arguments), "--workspace", str(world.workspace.root)]
+
+
+@cache
+def _server() -> tuple[Server, dict[str, str]]:
+    """What forks this process's commands, and the environment that it was started in."""
+    server = Server(torch=True)
+    atexit.register(server.close)
+    return server, environment()

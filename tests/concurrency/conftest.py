@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from crowd_server import Server
+from fork_server import Server
 from ledger_world import FAST
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import ledger_world
-from crowd_server import STUCK_AFTER
+from fork_server import STUCK_AFTER
 from ledger_world import fact, tiny
 from safetensors_folders import safetensors_bytes
 

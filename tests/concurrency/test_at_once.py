@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowd_server import Server
+from fork_server import Server
 from figures import Figures
 from ledger_world import make_world
 from safetensors_folders import file_digests, names_in

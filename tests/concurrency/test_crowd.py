@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from crowd_server import Server
+from fork_server import Server
 from figures import Figures
 from ledger_world import make_world
 from verdict import Verdict, judge

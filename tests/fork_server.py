@@ -1,7 +1,7 @@
-"""An interpreter that has loaded malmen and forks commands from itself: eight processes at once, without eight imports.
+"""An interpreter that has loaded malmen and forks commands from itself: processes without the seconds of their imports.
 
 A job is a line of JSON on stdin, its result one on stdout. Run with `--torch` it has loaded torch and transformers too.
-`Server` is its other end, for tests.
+`Server` is its other end, for tests; `tiny_models.run_malmen` has one too.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import malmen_cli
 
 HERE = Path(__file__).resolve().parent
+CROWD = HERE / "concurrency"
 STUCK_AFTER = 60.0  # seconds beyond a job's own time, until a process counts as stuck and is killed
 
 
@@ -28,13 +30,13 @@ class Server:
 
     def __init__(self, *, torch: bool) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MALMEN_")}
-        places = (Path(malmen_cli.__file__).parents[1], HERE.parent, HERE)
+        places = (Path(malmen_cli.__file__).parents[1], HERE, CROWD)
         environment = kept | {
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": os.pathsep.join(map(str, places)),
         }
-        command = [sys.executable, str(HERE / "crowd_server.py"), *(["--torch"] if torch else [])]
+        command = [sys.executable, __file__, *(["--torch"] if torch else [])]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(command, env=environment, **pipes)
 
@@ -65,23 +67,19 @@ class Server:
 def at_once(commands: list[list[str]], folder: str, seconds: float) -> list[dict[str, Any]]:
     ready, go = os.pipe()
     children = []
-    for number, command in enumerate(commands):
-        out, err = Path(folder) / f".out-{number}", Path(folder) / f".err-{number}"
-        child = os.fork()
-        if child == 0:
-            os.close(go)
-            os.read(ready, 1)  # ends for all at once, when the last writing end is closed
-            _run(command, folder, out, err)
-        children.append((child, out, err))
-    os.close(ready)
-    os.close(go)
-    codes = wait_for({child for child, _, _ in children}, time.monotonic() + seconds + STUCK_AFTER)
-    found = []
-    for child, out, err in children:
-        found.append({"code": codes[child], "out": out.read_text(), "err": err.read_text()})
-        out.unlink()
-        err.unlink()
-    return found
+    with TemporaryDirectory() as words:
+        for number, command in enumerate(commands):
+            out, err = Path(words) / f"out-{number}", Path(words) / f"err-{number}"
+            child = os.fork()
+            if child == 0:
+                os.close(go)
+                os.read(ready, 1)  # ends for all at once, when the last writing end is closed
+                _run(command, folder, out, err)
+            children.append((child, out, err))
+        os.close(ready)
+        os.close(go)
+        codes = wait_for({child for child, _, _ in children}, time.monotonic() + seconds + STUCK_AFTER)
+        return [{"code": codes[child], "out": out.read_text(), "err": err.read_text()} for child, out, err in children]
 
 
 def _run(command: list[str], folder: str, out: Path, err: Path) -> None:
@@ -89,14 +87,15 @@ def _run(command: list[str], folder: str, out: Path, err: Path) -> None:
     code = 99
     try:
         os.chdir(folder)
-        for target, path in ((1, out), (2, err)):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        reading, writing = os.O_RDONLY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        for target, path, mode in ((0, os.devnull, reading), (1, out, writing), (2, err, writing)):
+            descriptor = os.open(path, mode)
             os.dup2(descriptor, target)
             os.close(descriptor)
         sys.argv = ["malmen", *command]
-        from malmen_cli.cli import main
+        from malmen_cli.__main__ import main
 
-        main.main()
+        main()
     except SystemExit as end:
         code = int(end.code or 0)
     finally:
@@ -138,8 +137,6 @@ def _serve() -> None:
 
 def _load_a_model() -> None:
     """Transformers imports most of itself only then."""
-    from tempfile import TemporaryDirectory
-
     import tiny_models
 
     with TemporaryDirectory() as folder:
