@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fork_server import Server
 from figures import Figures
+from fork_server import Server
 from ledger_world import make_world
 from safetensors_folders import file_digests, names_in
 from tiny_models import World, make_fact, save_tiny_model, write_facts

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fork_server import Server
 from figures import Figures
+from fork_server import Server
 from ledger_world import make_world
 from verdict import Verdict, judge
 

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fork_server import Server
 from figures import Figures
+from fork_server import Server
 from ledger_world import EDITOR, _new_workspace, apply, fact, make_world, revert, tiny
 from safetensors_folders import EDITED, file_digests, names_in, safetensors_bytes
 from verdict import judge
