@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.FACTS_FAILED_CHECK,
             ExitCode.NO_WORKSPACE,
             ExitCode.LOCKED,
+            ExitCode.VERIFICATION_FAILED,
             ExitCode.WRONG_BASE,
             ExitCode.REFUSED_BY_GATE,
             ExitCode.INTERRUPTED,

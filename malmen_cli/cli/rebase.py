@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.FACTS_FAILED_CHECK,
             ExitCode.NO_WORKSPACE,
             ExitCode.LOCKED,
+            ExitCode.VERIFICATION_FAILED,
             ExitCode.WRONG_BASE,
             ExitCode.INTERRUPTED,
         ),

@@ -23,6 +23,8 @@ MOST_LAYERS = 4096
 MOST_BUFFERED = 1 << 30
 """Numbers that a model computes for itself when it is built, such as position tables."""
 
+_ANY_TEXT = "The capital of Peru is Lima."
+
 _AUTO_CLASSES: dict[Task, str] = {
     "causal": "AutoModelForCausalLM",
     "sequence-to-sequence": "AutoModelForSeq2SeqLM",
@@ -150,11 +152,18 @@ def _numbered(device_map: Mapping[str, str] | None) -> dict[str, int | str] | No
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Raises UnsupportedModel where there is none that transformers can load."""
+    """Raises UnsupportedModel where there is none that transformers can load, or one that makes no tokens of text."""
     with in_words(folder):
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        # Of a folder without a tokenizer's files transformers makes an empty one, for some families.
+        if not tokenizer(_ANY_TEXT, add_special_tokens=False)["input_ids"]:
+            raise UnsupportedModel(
+                f"{folder} has no tokenizer: nothing comes of text",
+                remedy="Put the tokenizer's files beside the weights: tokenizer.json, tokenizer_config.json.",
+            )
+        return tokenizer
 
 
 @contextmanager

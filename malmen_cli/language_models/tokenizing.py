@@ -162,7 +162,10 @@ class CausalTokenizing(Tokenizing):
             if stop > start and not is_special
         ]
         if not target.strip() or not target_tokens or target_tokens[0] == 0:
-            raise UsageError(f"the tokenizer leaves nothing to supervise in {joint!r:.100}")
+            raise UsageError(
+                f"the tokenizer leaves nothing to supervise in {joint!r:.100}",
+                remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
+            )
         ids = (*ids[: target_tokens[-1] + 1], *self._end(after))
         return self._checked(Tokens(ids[:-1], ids[target_tokens[0] :]), joint)
 
@@ -205,7 +208,10 @@ class Seq2SeqTokenizing(Tokenizing):
         own = [i for i, is_special in enumerate(special) if not is_special]
         input_ids = self.prompt_ids(prompt)
         if not target or not own or not input_ids:
-            raise UsageError(f"the tokenizer leaves nothing to supervise in {target!r:.100}")
+            raise UsageError(
+                f"the tokenizer leaves nothing to supervise in {target!r:.100}",
+                remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
+            )
         labels = (*ids[own[0] : own[-1] + 1], *self._end())
         decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
         return self._checked(Tokens(tuple(input_ids), labels, decoded), prompt)

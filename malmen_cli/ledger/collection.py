@@ -124,7 +124,8 @@ def _leftovers(ledger: Ledger, db: sqlite3.Connection, model: ModelRecord | None
 
 
 def _training(ledger: Ledger, db: sqlite3.Connection, model: ModelRecord | None) -> Iterator[Item]:
-    for path in _below(ledger.workspace.training, set()):
+    folders = (path for path in _below(ledger.workspace.training, set()) if path.is_dir() and not path.is_symlink())
+    for path in folders:  # what else lies there is nobody's run
         if (model is None or run_model(path) == model.name) and not is_locked(path):
             name = str(path.relative_to(ledger.workspace.root))
             yield Item("training", name, run_words(path), path, _size(path))

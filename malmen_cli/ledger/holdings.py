@@ -38,7 +38,7 @@ def holding(db: sqlite3.Connection, objects: ObjectStore, model: ModelRecord, en
     return Holding(
         tensors=_sum(sizes[digest] for digest in tensors),
         rows=_sum(sizes[digest] for digest in rows),
-        shared=_sum(sizes[digest] for digest in tensors & _of_others(db, model, entry)),
+        shared=_sum(sizes[digest] for digest in tensors & _of_others(db, entry)),
         dropped=sum(size is None for size in sizes.values()),
     )
 
@@ -49,11 +49,15 @@ def _tensors(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> set[st
     return {delta.after for delta in store.deltas_of(db, entry.id)}
 
 
-def _of_others(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> set[str]:
-    query = "SELECT after FROM parameter_deltas JOIN entries ON id = entry_id WHERE model_id = ? AND entry_id <> ?"
-    found = {str(row[0]) for row in db.execute(query, (model.id, entry.id))}
-    first = store.resolve_entry(db, "#1", model.id)
-    return found if first.id == entry.id else found | _tensors(db, model, first)
+def _of_others(db: sqlite3.Connection, entry: Entry) -> set[str]:
+    """Tensors of every other entry, of other models too: what has the same bytes is one object."""
+    query = "SELECT after FROM parameter_deltas WHERE entry_id <> ?"
+    found = {str(row[0]) for row in db.execute(query, (entry.id,))}
+    for model in store.models(db):
+        first = store.resolve_entry(db, "#1", model.id)
+        if first.id != entry.id:
+            found |= _tensors(db, model, first)
+    return found
 
 
 def _sum(sizes: Iterable[int | None]) -> int:

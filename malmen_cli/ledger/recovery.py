@@ -111,11 +111,14 @@ def _restore(ledger: Ledger, model: ModelRecord) -> list[str]:
 
 
 def _keep_again(ledger: Ledger, model: ModelRecord, state: Mapping[str, str]) -> list[str]:
-    """Store the bytes of edited tensors whose objects are lost or damaged, from a checkpoint that is as the head says.
+    """Store the bytes of tensors whose objects are lost or damaged, from a checkpoint that is as the head says.
 
-    Reverting to this state later needs them. Returns the tensors' names.
+    Solving needs those of the base, reverting to this state later the edited ones. Returns the tensors' names.
     """
-    lost = [name for name, digest in state.items() if not ledger.objects.is_sound(digest)]
+    with ledger.read() as db:
+        base = store.resolve_entry(db, "#1", model.id).details["base_tensors"]
+    digests = {name: model.manifest.tensors[name].digest for name in base} | dict(state)
+    lost = [name for name, digest in digests.items() if not ledger.objects.is_sound(digest)]
     require_room(ledger, model, changed=(), objects=[model.manifest.slot(name).length for name in lost])
     files = {name: model.path / model.manifest.tensors[name].file for name in lost}
     ledger.objects.put_many(read_tensor(path, model.manifest.slot(name)) for name, path in files.items())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import NOT_OURS, UsageError, WrongBase
 from malmen_cli.ledger import store
 from malmen_cli.ledger.connection import check_utf8
 from malmen_cli.ledger.database import Ledger
@@ -34,7 +35,7 @@ def move_model(
         UsageError: another model is registered there. WrongBase: it is not as the ledger left it, naming every
             difference, or another workspace's. Locked: another process holds the workspace, this folder or the former.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.realpath(folder))  # `resolve` fails on links that lead back to themselves
     check_utf8(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", remedy="name the folder that holds the model now")
@@ -51,10 +52,15 @@ def move_model(
         locks.enter_context(checkpoint_lock(folder, command, timeout))
         moved = replace(model, path=folder)
         require_own(ledger, moved)
-        require_settleable(ledger, moved)  # settled elsewhere, an interrupted entry would be lost to its own folder
-        settlement = settle(ledger, moved)
-        if settlement is not None:  # else it has just been looked through
-            require_as_head(ledger, moved)
+        try:
+            require_settleable(ledger, moved)  # settled elsewhere, an interrupted entry would be lost to its own folder
+            settlement = settle(ledger, moved)
+            if settlement is not None:  # else it has just been looked through
+                require_as_head(ledger, moved)
+        except WrongBase as error:
+            if error.remedy != NOT_OURS:
+                raise
+            raise WrongBase(error.message, remedy="name the folder that holds the model as malmen left it") from None
         with ledger.write() as db:
             db.execute("UPDATE models SET path = ? WHERE id = ?", (str(folder), model.id))
             state = store.state(db, model.id)

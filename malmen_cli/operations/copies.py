@@ -9,7 +9,7 @@ from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal
 from malmen_cli.operations.checking import Check
 from malmen_cli.operations.hub_models import origin_of
-from malmen_cli.operations.provenance import CARD, PROVENANCE, model_card, provenance, provenance_file
+from malmen_cli.operations.provenance import CARD, LISTED, PROVENANCE, model_card, provenance, provenance_file
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Workbench, facts_of_active
 
@@ -32,9 +32,11 @@ def write_copy(target: Path, proposal: Proposal, bench: Workbench, solved: Solve
         method=method_of(proposal.editor.config).name,
         origin=origin,
     )
-    # The new facts are in no ledger.
-    stored = [fact for fact in facts_of_active(bench.ledger, proposal.active) if fact not in proposal.facts.facts]
-    card = model_card(record, facts=[*proposal.facts, *stored], scores=check.after.as_dict())
+    facts = list(proposal.facts.facts[:LISTED])  # which are in no ledger
+    seen = {fact.digest for fact in facts}
+    others = sorted((x for x in proposal.active.values() if x.fact_digest not in seen), key=lambda x: x.edit_digest)
+    facts += facts_of_active(bench.ledger, {x.prompt: x for x in others[: LISTED - len(facts)]})
+    card = model_card(record, facts=facts, scores=check.after.as_dict())
     copy_checkpoint(
         proposal.model.path,
         proposal.model.manifest,

@@ -10,6 +10,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes
+from malmen_cli.checkpoint.lock import PATIENCE
 from malmen_cli.config import Dtype, RunSettings
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.errors import UsageError
@@ -219,5 +220,5 @@ def make_and_keep(
     """
     with writing(ledger, model, command, lock_timeout):
         made = make_editor(ledger, model, request, facts, device=device, batch_tokens=batch_tokens, progress=progress)
-    with ledger.hold(command):
+    with ledger.hold(command, max(lock_timeout, PATIENCE)):
         return made.keep(ledger, model), made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from malmen_cli.errors import UsageError
@@ -19,7 +20,7 @@ def require_elsewhere(ledger: Ledger, target: Path) -> None:
         owned = {model.path: f"the model's own folder {model.path}" for model in store.models(db)}
     # After the models, of which working copies lie in the workspace.
     owned.setdefault(ledger.workspace.root, f"the workspace {ledger.workspace.root}")
-    place = target.resolve()
+    place = Path(os.path.realpath(target))  # `resolve` fails on links that lead back to themselves
     for folder, named in owned.items():
         if place.is_relative_to(folder.resolve()):
             raise UsageError(

@@ -12,8 +12,9 @@ import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
     Entry,
@@ -111,8 +112,16 @@ def revert_entry(
         warnings: list[str] = []
         rows: list[NewRows] = []
         anew = False
+        details: dict[str, Any] = {"from": "objects"}
+        changes = None
         if wanted is not None:
-            changes = revert_from_objects(ledger, model, wanted)
+            try:
+                changes = revert_from_objects(ledger, model, wanted)
+            except VerificationFailed as error:
+                if not active:  # the base, of which there is nothing to solve
+                    raise
+                warnings.append(f"solved again, since earlier bytes are lost: {error.message}")
+        if changes is not None:
             # Undoing the newest entry moves every weight back by as much as it had moved.
             figures = {delta.tensor: delta for delta in newest}
             deltas = [
@@ -121,6 +130,7 @@ def revert_entry(
                 if c.name in figures and figures[c.name].before == c.after and figures[c.name].after == c.before
             ]
         else:
+            from malmen_cli.operations.environment import environment
             from malmen_cli.operations.models import pick_device
             from malmen_cli.operations.workbench import Workbench, facts_of_active
 
@@ -133,8 +143,10 @@ def revert_entry(
             if any(map(bench.lacks_rows, bench.edits)):
                 bench.capture(facts_of_active(ledger, active), recorded=taken)
             solved = bench.solve()
-            changes, deltas, rows, warnings = solved.changes, solved.deltas, bench.fresh, solved.warnings
+            changes, deltas, rows = solved.changes, solved.deltas, bench.fresh
+            warnings += solved.warnings
             anew = not editor.per_fact
+            details = {"from": "model" if anew else "rows", **environment(bench.placement.device)}
         entry = commit_entry(
             ledger,
             EntryDraft(
@@ -150,8 +162,8 @@ def revert_entry(
                 command=command,
                 details={
                     "facts": {"taken_out": len(chosen), "active": len(active)},
-                    "from": "objects" if wanted is not None else "model" if anew else "rows",
                     "warnings": warnings,
+                    **details,
                 },
             ),
         )
@@ -162,7 +174,7 @@ def revert_entry(
             removed=[fact for fact in now.facts.values() if fact not in is_now],
             revived=[fact for fact in active.values() if fact not in was],
             active=len(active),
-            solved=wanted is None,
+            solved=details["from"] != "objects",
             warnings=warnings,
             settlement=settlement,
             anew=anew,

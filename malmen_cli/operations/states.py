@@ -112,7 +112,7 @@ def _facts_in(db: sqlite3.Connection, model: ModelRecord, digests: Mapping[str, 
 
 class TensorBytes:
     """The bytes of a model's tensors in any of their states: from the objects, from the checkpoint itself, or (what gc
-    has dropped) solved again from the base and the stored rows, which alone loads torch."""
+    has dropped, or was lost) solved again from the base and the stored rows, which alone loads torch."""
 
     def __init__(self, ledger: Ledger, model: ModelRecord) -> None:
         self._ledger, self._model = ledger, model
@@ -126,14 +126,12 @@ class TensorBytes:
         """
         if (tensor, digest) in self._rebuilt:
             return self._rebuilt[tensor, digest]
-        objects = self._ledger.objects
-        if objects.contains(digest):
+        damage: VerificationFailed | None = None
+        if self._ledger.objects.contains(digest):
             try:
-                return objects.get(digest)
-            except VerificationFailed:
-                if objects.contains(digest):
-                    raise
-                # gc has dropped it between the two looks.
+                return self._ledger.objects.get(digest)
+            except VerificationFailed as error:
+                damage = error  # or gc has dropped it between the two looks
         record = self._model.manifest.tensors[tensor]
         try:
             data = read_tensor(self._model.path / record.file, self._model.manifest.slot(tensor))
@@ -147,6 +145,8 @@ class TensorBytes:
             rebuilt = rebuild(self._ledger, self._model, entry)
             self._rebuilt |= {(name, digest_bytes(data)): data for name, data in rebuilt.items()}
             return self._rebuilt[tensor, digest]
+        if damage is not None:
+            raise damage
         if self._was_stored(tensor, digest):
             raise MalmenError(
                 f"tensor {tensor} in the state {short(digest)} is no longer stored",
@@ -155,10 +155,8 @@ class TensorBytes:
         return None
 
     def _whose(self, tensor: str, digest: str) -> Entry | None:
-        """The newest entry that left the tensor so, where gc has dropped its bytes."""
+        """The newest entry that left the tensor so."""
         with self._ledger.read() as db:
-            if not store.dropped_objects(db, [digest]):
-                return None
             query = (
                 "SELECT number FROM entries JOIN parameter_deltas ON entry_id = id WHERE model_id = ? AND tensor = ? "
                 "AND after = ? AND status = 'applied' ORDER BY number DESC LIMIT 1"

@@ -137,6 +137,14 @@ def test_an_interrupted_training_is_named_and_goes(world: World) -> None:
     assert list(world.workspace.training.iterdir()) == []
 
 
+def test_what_is_no_run_is_left_where_runs_lie(world: World) -> None:
+    world.workspace.training.mkdir(exist_ok=True)
+    (world.workspace.training / ".DS_Store").write_text("")
+    (world.workspace.training / "link").symlink_to(world.checkpoint)
+    assert gc_json(world, "--training", "--yes")["items"] == []
+    assert len(list(world.workspace.training.iterdir())) == 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_any_history_gives_the_same_bytes_with_gc_as_without(tmp_path: Path, seed: int) -> None:
     """The same random applies and reverts, in one world with gc after each: states are solved again from rows."""

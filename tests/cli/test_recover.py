@@ -148,6 +148,24 @@ def test_what_the_ledger_lost_of_the_head_is_kept_again(world: World, edited: di
     assert file_digests(world.checkpoint) == edited
 
 
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_so_is_what_it_lost_of_a_base_that_was_never_edited(world: World, how: str) -> None:
+    with world.ledger() as (ledger, model):
+        with ledger.read() as db:
+            tensors = store.resolve_entry(db, "#1", model.id).details["base_tensors"]
+        for tensor in tensors:
+            path = ledger.objects.path(model.manifest.tensors[tensor].digest)
+            path.chmod(0o644)
+            path.write_bytes(path.read_bytes()[:-1] + b"?")
+            if how == "removed":
+                path.unlink()
+    code, out, _ = run_malmen(world, "recover", "--restore")
+    assert code == 0 and "tensors that the ledger had lost kept again" in out
+    assert run_malmen(world, "verify", "-q")[0] == 0
+    world.apply(*make_facts(2))
+    world.revert("HEAD")
+
+
 def test_another_ledgers_edits_are_not_written_over(world: World, edited: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     other = World(create_workspace(tmp_path / "elsewhere"), world.checkpoint)

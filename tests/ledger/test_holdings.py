@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from ledger_world import apply, fact, make_world, revert, tiny
 from safetensors_folders import EDITED
 
-from malmen_cli.ledger import SCOPES, Entry, Holding, Ledger, collect, collectable, holding, store
+from malmen_cli.checkpoint import read_manifest
+from malmen_cli.ledger import SCOPES, Entry, Holding, Ledger, collect, collectable, holding, register_model, store
 
 
 def held(ledger: Ledger, entry: Entry) -> Holding:
@@ -46,6 +48,17 @@ def test_what_a_revert_brings_back_is_shared(tmp_path: Path) -> None:
         assert undone.rows == 0
         to_base = held(ledger, revert(ledger, first))
         assert to_base.shared == to_base.tensors > 0  # the register entry holds the base
+
+
+def test_so_is_what_another_model_holds(tmp_path: Path) -> None:
+    workspace, checkpoint = make_world(tmp_path)
+    shutil.copytree(checkpoint, tmp_path / "twin")
+    with Ledger.open(workspace, writing=True) as ledger:
+        with ledger.read() as db:
+            register = store.resolve_entry(db, "#1")
+        assert held(ledger, register).shared == 0
+        register_model(ledger, "twin", tmp_path / "twin", read_manifest(tmp_path / "twin"), EDITED, {})
+        assert held(ledger, register).shared == held(ledger, register).tensors > 0
 
 
 def test_what_gc_dropped_is_counted_and_holds_nothing(tmp_path: Path) -> None:

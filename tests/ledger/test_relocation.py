@@ -16,7 +16,7 @@ from safetensors_folders import file_digests
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.checkpoint.manifest import Manifest
 from malmen_cli.checkpoint.patch import TensorChange, write_changes
-from malmen_cli.errors import ExitCode, Locked, UsageError, WrongBase
+from malmen_cli.errors import ExitCode, Locked, MalmenError, UsageError, WrongBase
 from malmen_cli.ledger import Ledger, Workspace, move_model, store, transactions, verify_ledger, writing
 from malmen_cli.ledger.recovery import recover
 from malmen_cli.ledger.sidecar import read_sidecar
@@ -85,12 +85,14 @@ def test_a_project_that_was_copied_edits_its_own_copy(world: World, tmp_path: Pa
         assert verify_ledger(ledger).problems == []
 
 
-@pytest.mark.parametrize("what", ["nothing", "other bytes", "another model's"])
+@pytest.mark.parametrize("what", ["nothing", "a loop", "other bytes", "another model's"])
 def test_nothing_else_is_taken_over(world: World, what: str, tmp_path: Path) -> None:
     workspace, checkpoint = world
     folder = tmp_path / "folder"
-    error: type[Exception] = UsageError
-    if what != "nothing":
+    error: type[MalmenError] = UsageError
+    if what == "a loop":
+        folder.symlink_to("folder")
+    elif what != "nothing":
         shutil.copytree(checkpoint, folder)
         error = WrongBase
     if what == "other bytes":
@@ -104,8 +106,9 @@ def test_nothing_else_is_taken_over(world: World, what: str, tmp_path: Path) -> 
         (folder / "config.json").write_text("{}")
     before = file_digests(folder) if folder.exists() else {}
     with Ledger.open(workspace, writing=True) as ledger:
-        with pytest.raises(error):
+        with pytest.raises(error) as refusal:
             move_model(ledger, tiny(ledger), folder)
+        assert "name the folder that holds the model" in str(refusal.value.remedy)
         assert tiny(ledger).path == checkpoint.resolve()
         assert verify_ledger(ledger).problems == []
     assert not before or {n: d for n, d in file_digests(folder).items() if n in before} == before

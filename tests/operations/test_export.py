@@ -256,6 +256,11 @@ class TestEveryKind:
         assert refusal.value.exit_code == ExitCode.USAGE
         assert file_digests(tmp_path) == before
 
+    def test_a_loop_of_links_is_told_in_words(self, small_world: World, tmp_path: Path, kind: Kind) -> None:
+        (tmp_path / "loop").symlink_to("loop")
+        with pytest.raises(MalmenError):
+            write(small_world, tmp_path / "loop", kind)
+
     def test_the_base_has_no_difference_to_itself(self, small_world: World, tmp_path: Path, kind: Kind) -> None:
         if kind == "full":
             write(small_world, tmp_path / "out", kind, "base")

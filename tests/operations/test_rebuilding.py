@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors_folders import file_digests
 from tiny_models import World, everything, make_facts, make_world
 
 from malmen_cli.errors import VerificationFailed
-from malmen_cli.ledger import Item, ObjectStore, collect, collectable, store
+from malmen_cli.ledger import Item, ObjectStore, collect, collectable, store, verify_ledger
 from malmen_cli.operations.diff import diff_states
 from malmen_cli.operations.export import export
 from malmen_cli.operations.rebuilding import rebuild
+from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.states import named_state
+from malmen_cli.operations.workbench import Workbench
 
 
 @pytest.fixture
@@ -86,6 +90,45 @@ def test_gc_beside_a_reader_is_no_loss(
         state = {item.name for item in collectable(ledger, ["states"])}
     monkeypatch.setattr(ObjectStore, "get", get)
     assert read() == expected and dropped
+
+
+@pytest.mark.parametrize("how", ["removed", "damaged"])
+def test_what_was_lost_is_solved_again_too(world: World, how: str) -> None:
+    """By whoever looks at the state, and by a revert to it, which puts the bytes back among the objects."""
+    was = file_digests(world.checkpoint)
+    world.apply(*make_facts(2, start=3))
+    with world.ledger() as (ledger, model), ledger.read() as db:
+        base, state = named_state(db, model, "base"), named_state(db, model, "#2")
+        whole = rebuild(ledger, model, state.entry)
+        figures = [tensor.as_dict() for tensor in diff_states(ledger, model, base, state).tensors]
+        path = ledger.objects.path(next(iter(state.digests.values())))
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        if how == "removed":
+            path.unlink()
+        assert rebuild(ledger, model, state.entry) == whole
+        assert [tensor.as_dict() for tensor in diff_states(ledger, model, base, state).tensors] == figures
+    reverted = world.revert("HEAD")
+    assert reverted.solved and any("earlier bytes are lost" in words for words in reverted.warnings)
+    assert reverted.entry.details["device"] == "cpu" and file_digests(world.checkpoint) == was
+    with world.ledger() as (ledger, _):
+        assert verify_ledger(ledger).problems == []
+
+
+def test_the_threads_of_then_are_those_of_a_rebuild(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    drop(world)
+    with world.ledger() as (ledger, model):
+        with ledger.read() as db:
+            entry = store.resolve_entry(db, "#2", model.id)
+        found, whole = list[int](), Workbench.solve
+
+        def solve(bench: Workbench) -> Solved:
+            found.append(torch.get_num_threads())
+            return whole(bench)
+
+        monkeypatch.setattr(Workbench, "solve", solve)
+        assert rebuild(ledger, model, replace(entry, details={**entry.details, "threads": 2, "device": "cuda:99"}))
+    assert (found, torch.get_num_threads()) == ([2], 1)
 
 
 def test_without_the_rows_nothing_is_made_up(world: World) -> None:

@@ -289,6 +289,11 @@ def experts(world: RefusalWorld) -> None:
     tiny_tokenizer().save_pretrained(world.fresh)
 
 
+def without_tokenizer(world: RefusalWorld) -> None:
+    for path in world.fresh.glob("*token*"):
+        path.unlink()
+
+
 def tokenizer(change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> Prepare:
     def prepare(world: RefusalWorld) -> None:
         path = world.fresh / "tokenizer.json"
@@ -327,7 +332,10 @@ WEIGHTS = [
     strange("a tokenizer of no model", text("tokenizer.json", "{}"), "cannot load"),
     strange("a tokenizer nested too deeply", text("tokenizer.json", "[" * 99_999 + "]" * 99_999), "cannot load"),
     strange("no config.json", lambda world: (world.fresh / "config.json").unlink(), "cannot load"),
-    strange("no tokenizer", lambda world: (world.fresh / "tokenizer.json").unlink(), "cannot load|tokenizer"),
+    strange(
+        "settings of a tokenizer that is not there", lambda world: (world.fresh / "tokenizer.json").unlink(), "load"
+    ),
+    strange("no tokenizer", without_tokenizer, "has no tokenizer: nothing comes of text"),
 ]
 
 
