@@ -8,10 +8,11 @@ letter.
 from __future__ import annotations
 
 import json
+import string
 from functools import cache
 from typing import Any
 
-from tiny_models import POSITIONS, SENTENCES
+from tiny_models import CITIES, POSITIONS, SENTENCES
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 VOCABULARY = 400
@@ -119,7 +120,9 @@ def t5() -> Any:
     # Scores differ in their last digits, and with them the order, from one training to the next.
     pieces = json.loads(_trained(tokenizer, trainer).to_str())["model"]["vocab"]
     special, learnt = pieces[:3], sorted((-round(score, 3), piece) for piece, score in pieces[3:])
-    vocabulary = [*map(tuple, special), *((piece, -cost) for cost, piece in learnt)]
+    letters = {*string.ascii_letters, *"".join(CITIES)} - {" "}
+    rare = sorted(letters - {piece for _, piece in learnt})
+    vocabulary = [*map(tuple, special), *((piece, -cost) for cost, piece in learnt), *((x, -20.0) for x in rare)]
     return _made("T5Tokenizer", vocab=vocabulary, extra_ids=4)
 
 

@@ -139,7 +139,7 @@ class Examination:
         ]
         if answers.generated is None:
             return said
-        wanted = [self.model.tokenizing.wanted(question.target, question.tokens) for question in self.questions]
+        wanted = [self.model.tokenizing.wanted(question.tokens) for question in self.questions]
         return [
             replace(
                 x,

@@ -89,9 +89,9 @@ class Tokenizing(ABC):
         encoded = self.encode(self.turn(prompt) if self.chat else prompt)
         return list(encoded["input_ids"])
 
-    def wanted(self, target: str, tokens: Tokens) -> str:
-        """The free answer that a target asks for."""
-        return target
+    def wanted(self, tokens: Tokens) -> str:
+        """The free answer that a target asks for, as the tokenizer writes it: it may have changed how it is spelled."""
+        return self.text_of(tokens.labels)
 
     def text_of(self, labels: Sequence[int]) -> str:
         """Labels as people read them."""
@@ -140,6 +140,15 @@ class Tokenizing(ABC):
                 remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
             )
 
+    def _require_sayable(self, labels: Sequence[int], target: str) -> None:
+        """Raise UsageError where part of a target is a token that is no text: no answer would show it."""
+        special = set(labels).intersection(self.tokenizer.all_special_ids)
+        if not special:
+            return
+        spelled = [token for token in self.tokenizer.convert_ids_to_tokens(sorted(special)) if token in target]
+        what = f"holds the special token {spelled[0]}" if spelled else "has characters that the tokenizer does not know"
+        raise UsageError(f"the target {target!r:.60} {what}", remedy="Leave the fact out, or write it otherwise.")
+
     def _end(self, after: str = "") -> tuple[int, ...]:
         """The token that ends an answer: the first special one of what a chat template writes after it, or the end of
         text."""
@@ -166,6 +175,7 @@ class CausalTokenizing(Tokenizing):
                 f"the tokenizer leaves nothing to supervise in {joint!r:.100}",
                 remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
             )
+        self._require_sayable(ids[target_tokens[0] : target_tokens[-1] + 1], target)
         ids = (*ids[: target_tokens[-1] + 1], *self._end(after))
         return self._checked(Tokens(ids[:-1], ids[target_tokens[0] :]), joint)
 
@@ -212,6 +222,7 @@ class Seq2SeqTokenizing(Tokenizing):
                 f"the tokenizer leaves nothing to supervise in {target!r:.100}",
                 remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
             )
+        self._require_sayable(ids[own[0] : own[-1] + 1], target)
         labels = (*ids[own[0] : own[-1] + 1], *self._end())
         decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
         return self._checked(Tokens(tuple(input_ids), labels, decoded), prompt)
@@ -261,10 +272,6 @@ class ClassTokenizing(Tokenizing):
                 remedy=f"Targets of this model are {', '.join(self.names[:10])}.",
             )
         return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
-
-    def wanted(self, target: str, tokens: Tokens) -> str:
-        # However the target spells its class, an answer is the class's own name.
-        return self.text_of(tokens.labels)
 
     def text_of(self, labels: Sequence[int]) -> str:
         return ", ".join(self.names[label] for label in labels)

@@ -27,7 +27,7 @@ FEWEST = 2
 """Rows without which no dimension varies, so that every d is 0."""
 
 SAMPLE = 512
-"""Rows per layer that step sizes are measured on."""
+"""Rows per layer that step sizes are measured on, at most: every k-th of all, since texts come by their length."""
 
 
 class UltraEdit:
@@ -101,14 +101,16 @@ class UltraEdit:
             UsageError: too few rows, or rows that do not vary.
         """
         samples: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in self.layers]
+        counts = [sum(text.rows(layer.stack, False) for text in texts) for layer in model.layers]
+        strides = [-(-count // SAMPLE) for count in counts]
         done = 0
         for batch, rows in model.capture(texts, batch_tokens=batch_tokens):
             for layer, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True)):
-                self.normalizers[layer].update(torch.cat([keys.to(grads.dtype), grads], dim=1))
                 u, g = samples[layer]
-                if (room := SAMPLE - sum(map(len, u))) > 0:
-                    u.append(keys[:room].float())
-                    g.append(grads[:room].float())
+                first = -self.normalizers[layer].count % strides[layer]
+                u.append(keys[first :: strides[layer]].float())
+                g.append(grads[first :: strides[layer]].float())
+                self.normalizers[layer].update(torch.cat([keys.to(grads.dtype), grads], dim=1))
             done += len(batch.rows)
             progress(done, len(texts))
         if any(normalizer.count < FEWEST for normalizer in self.normalizers):

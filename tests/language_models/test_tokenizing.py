@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CITIES, POSITIONS, make_facts, tiny_tokenizer
-from tokenizers import processors
-from transformers import ByT5Tokenizer
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from malmen_cli.errors import UsageError
 from malmen_cli.language_models.texts import Tokens
-from malmen_cli.language_models.tokenizing import CausalTokenizing
+from malmen_cli.language_models.tokenizing import CausalTokenizing, Seq2SeqTokenizing
 
 PROMPT = "The capital of Bakeli is"
 
@@ -66,6 +66,19 @@ class TestSupervisedTokens:
         assert len(target_text(tokens)) <= len(target) + 1 or prompt[-1].isspace()
 
 
+class TestWantedAnswer:
+    def test_is_the_target(self) -> None:
+        assert [tokenizing().wanted(tokenizing()(PROMPT, city)) for city in CITIES] == list(CITIES)
+
+    def test_is_spelled_as_the_tokenizer_spells_it(self) -> None:
+        """An NFC normaliser leaves no other spelling to be said, and another one no two blanks."""
+        tokenizer = tiny_tokenizer.__wrapped__()  # one of our own: the shared one must not change
+        blanks = normalizers.Replace(Regex(" {2,}"), " ")
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), blanks])
+        nfc = CausalTokenizing(tokenizer, POSITIONS)
+        assert nfc.wanted(nfc(PROMPT, "Sa\u0303o  Tome\u0301")) == "São Tomé"
+
+
 class TestRefusals:
     def test_a_text_of_all_positions_fits_and_one_token_more_does_not(self) -> None:
         limit = len(tokenizing()(PROMPT, "Paris").input_ids)  # the last token is predicted, not read
@@ -78,6 +91,21 @@ class TestRefusals:
     def test_nothing_to_supervise_or_nothing_to_predict_it_from(self, prompt: str, target: str) -> None:
         with pytest.raises(UsageError, match="nothing to supervise"):
             tokenizing()(prompt, target)
+
+    def test_a_target_of_a_special_token(self) -> None:
+        with pytest.raises(UsageError, match="holds the special token </s>"):
+            tokenizing()(PROMPT, "Paris</s>")
+        assert tokenizing().fits(f"<s>{PROMPT}", "Paris") is not None
+
+    def test_a_target_of_characters_that_the_tokenizer_does_not_know(self) -> None:
+        words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "It": 2, "is": 3, "Paris": 4}, unk_token="<unk>"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        small = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+        for kind in (CausalTokenizing(small, None), Seq2SeqTokenizing(small, None, decoder_start=1)):
+            assert kind("It is", "Paris").labels == (4,)
+            assert kind("It 日", "Paris").labels == (4,)
+            with pytest.raises(UsageError, match="'東京' has characters that the tokenizer does not know"):
+                kind("It is", "東京")
 
     def test_a_tokenizer_without_character_offsets(self) -> None:
         with pytest.raises(UsageError, match="no character offsets"):

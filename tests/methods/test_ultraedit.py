@@ -12,6 +12,7 @@ from torch import Tensor
 from malmen_cli.errors import UnsafeFile, UsageError
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
+from malmen_cli.methods import ultraedit
 from malmen_cli.methods.settings import UltraEditSettings
 from malmen_cli.methods.ultraedit import UltraEdit
 
@@ -102,6 +103,20 @@ def test_a_step_size_that_nobody_gave_makes_the_wanted_change_a_share_of_the_val
             wanted.append(d.norm(dim=1))
             values.append((u @ weight).norm(dim=1))
         assert float(torch.cat(wanted).mean() / torch.cat(values).mean()) == pytest.approx(0.25, rel=1e-4)
+
+
+def test_step_sizes_are_measured_on_rows_of_texts_of_every_length(
+    model: LanguageModel, texts: list[Tokens], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches come by length: the first rows are those of the shortest."""
+    monkeypatch.setattr(ultraedit, "SAMPLE", 5)
+    editor = calibrated(model, texts, change=0.25)
+    [(_, rows)] = model.capture(texts, batch_tokens=1 << 20)
+    for layer, weight in enumerate(model.weights()):
+        stride = -(-len(rows.keys[layer]) // 5)
+        assert stride > 1
+        u, d = editor.rows(layer, rows.keys[layer][::stride], rows.value_grads[layer][::stride])
+        assert float(d.norm(dim=1).mean() / (u @ weight).norm(dim=1).mean()) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_calibration_does_not_depend_on_batches(model: LanguageModel, texts: list[Tokens]) -> None:
