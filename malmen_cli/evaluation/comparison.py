@@ -163,6 +163,12 @@ class Question(Value):
         """Seeds that draw so many facts: of all of them there is one draw, whatever the seed."""
         return self.seeds[:1] if size == self.free else self.seeds
 
+    @property
+    def asks_the_same(self) -> bool:
+        """Whether all contenders' targets are supervised alike: where their end counts, it is a token to get right."""
+        settings = [contender.settings for contender in self.contenders]
+        return len({(bool(x.get("end_of_text")), bool(x.get("chat_template"))) for x in settings}) <= 1
+
     def differences(self, other: Question) -> list[str]:
         """Names of the fields in which another question is another one; what is said of contenders is none."""
         ours, theirs = (x.model_dump(exclude={"contenders": {"__all__": {"about"}}}) for x in (self, other))
@@ -174,7 +180,7 @@ class Comparison(Value):
 
     Attributes:
         about: words and versions that change no answer: the command, when, where, on what. notes: what a reader must
-            know, such as overlap with training.
+            know, such as overlap with training. failed: keys of points that could not be made; notes say why.
     """
 
     schema_name: str = Field(default=SCHEMA, alias="schema")
@@ -182,6 +188,7 @@ class Comparison(Value):
     about: dict[str, Any] = {}
     notes: list[str] = []
     points: list[Point] = []
+    failed: list[tuple[str, int, int]] = []
 
     @property
     def wanted(self) -> list[tuple[str, int, int]]:
@@ -201,6 +208,11 @@ class Comparison(Value):
         return [key for key in self.wanted if key not in made]
 
     @property
+    def untried(self) -> list[tuple[str, int, int]]:
+        """The missing ones that nothing is known to be in the way of."""
+        return [key for key in self.missing if key not in self.failed]
+
+    @property
     def labels(self) -> list[str]:
         return [contender.label for contender in self.question.contenders]
 
@@ -213,7 +225,9 @@ class Comparison(Value):
         return [label for label in self.labels if not self.of(label, size)]
 
     def is_fair(self, size: int) -> bool:
-        """Whether all points at a number of facts are of the same draws: else the draws decide which is best."""
+        """Whether all points at a number of facts are of the same draws, and all asked the same: else that decides."""
+        if not self.question.asks_the_same:
+            return False
         draws = {frozenset(point.seed for point in self.of(label, size)) for label in self.labels}
         return len(draws - {frozenset()}) <= 1
 

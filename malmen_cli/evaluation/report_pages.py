@@ -18,6 +18,7 @@ from malmen_cli.evaluation.report_tables import (
     cost_table,
     group_table,
     harmonic_table,
+    intervals,
     measure_table,
     paper_table,
     score_table,
@@ -95,6 +96,7 @@ def _page(template: str, comparison: Comparison, figures: Sequence[Figure]) -> s
         worst=worst_table(comparison),
         generated=comparison.generated,
         nested=len(comparison.question.sizes) > 1,
+        intervals=intervals(comparison),
         row=_markdown_row,
         rule=_markdown_rule,
     )
@@ -135,9 +137,10 @@ def summary(comparison: Comparison) -> list[str]:
         rows = [(row[0].text, row[place]) for row in table.rows if row[place].text != "-"]
         best = [row for row in rows if row[1].best] or (rows if len(rows) == 1 else [])
         if best:
-            label, cell = best[0]
-            spread = f" ({cell.interval})" if cell.interval else ""
-            what = f"{label} has the highest harmonic mean" if len(rows) > 1 else f"the harmonic mean of {label} is"
+            label, cell = " and ".join(row[0] for row in best), best[0][1]
+            spread = f" ({cell.interval})" if cell.interval and len(best) == 1 else ""
+            have = "has" if len(best) == 1 else "have"
+            what = f"{label} {have} the highest harmonic mean" if len(rows) > 1 else f"the harmonic mean of {label} is"
             absent = comparison.without(size)
             there = f", without {' and '.join(absent)}," if absent else ""
             found.append(f"At {size:,} facts{there} {what}{',' if len(rows) > 1 else ''} {cell.text}{spread}.")
@@ -146,7 +149,7 @@ def summary(comparison: Comparison) -> list[str]:
 
 def _unfinished(comparison: Comparison) -> list[str]:
     done, wanted = len(comparison.points), len(comparison.wanted)
-    if done >= wanted:
+    if not comparison.untried:
         return []
     labels = comparison.labels
     by_label = Counter(point.contender for point in comparison.points)

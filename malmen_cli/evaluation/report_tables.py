@@ -68,14 +68,19 @@ def score_table(comparison: Comparison) -> Table:
             ]
             for label, scores in found
         ]
-    seeds = len(comparison.question.seeds)
-    spread = "in small the 95 % bootstrap interval over facts"
-    if seeds > 1:
-        spread = f"means over {seeds} draws of facts, in small the smallest and the largest"
-        if any(len(points) < seeds for _, _, points in _points(comparison)):
-            spread += "; where there are fewer, over those there are, and of one alone its 95 % bootstrap interval"
-    caption = f"The scores of all points, 0 to 1; {spread}."
+    caption = f"The scores of all points, 0 to 1; in small {intervals(comparison)}."
     return Table(caption, ("Method", "Facts", *header, "Harmonic mean"), tuple(map(tuple, rows)), grouped=True)
+
+
+def intervals(comparison: Comparison) -> str:
+    """What the intervals beside scores are, in words."""
+    seeds = len(comparison.question.seeds)
+    if seeds == 1:
+        return "the 95 % bootstrap interval over facts, all prompts of a fact together"
+    words = f"the smallest and the largest of {seeds} draws of facts, whose mean the score is"
+    if any(len(points) < seeds for _, _, points in _points(comparison)):
+        words += "; where there are fewer, of those there are, and of one alone its 95 % bootstrap interval over facts"
+    return words
 
 
 def harmonic_table(comparison: Comparison) -> Table:
@@ -96,7 +101,8 @@ def harmonic_table(comparison: Comparison) -> Table:
             for score, top in zip(scores, best, strict=True)
         ]
         rows.append((Cell(label), *cells))
-    return Table("The harmonic mean by number of facts.", ("Method", *(f"{n:,} facts" for n in sizes)), tuple(rows), 1)
+    caption = f"The harmonic mean by number of facts; in small {intervals(comparison)}."
+    return Table(caption, ("Method", *(f"{n:,} facts" for n in sizes)), tuple(rows), 1)
 
 
 def paper_table(comparison: Comparison) -> Table:

@@ -72,9 +72,11 @@ class LocFTSettings(MiniBatchSettings):
     """LocFT-BF (arXiv 2509.22072): breadth-first mini-batch fine-tuning of one MLP down-projection.
 
     The official code (ICT-STAR/LocFT, `hparams/*.yaml`) trains Llama-3-8B and Qwen2.5-7B at a learning rate of 5e-4
-    for 25 epochs in batches of 100, on 3,000 facts, and has these: no weight decay, the early stop, and an end-of-text
-    token after each target (`end_of_text`). Rate, epochs, batches and layer here were chosen on a GPT-2 of 6 layers
-    and CounterFact, for the best harmonic mean at 64 and 256 facts; there, 5e-4 moves next to nothing.
+    for 25 epochs in batches of 100, on 3,000 facts, and has these: no weight decay, and the early stop. It also has an
+    end-of-text token after each target, which `end_of_text` is for: by default none, as of every method, so that a
+    comparison asks all of them the same; free answers of several tokens are worse for it. Rate, epochs, batches and
+    layer here were chosen on a GPT-2 of 6 layers and CounterFact, for the best harmonic mean at 64 and 256 facts;
+    there, 5e-4 moves next to nothing.
     """
 
     method: Literal["locft-bf"] = "locft-bf"

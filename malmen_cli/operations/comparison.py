@@ -91,7 +91,8 @@ def compare(
     ]
     comparison = folder.resumed(question) or Comparison(question=question, about=about)
     comparison = _noting(
-        comparison, [*notes, *told, *made_with, *_size_notes(sizes, len(free)), *_draw_notes(question)]
+        comparison,
+        [*notes, *told, *made_with, *_size_notes(sizes, len(free)), *_draw_notes(question), *_asking_notes(question)],
     )
     folder.save(comparison)
     missing = comparison.missing
@@ -108,10 +109,15 @@ def compare(
             except (NumericalFailure, UsageError) as error:
                 # A method that breaks down at some number of facts, or meets one that it cannot edit, leaves a gap
                 # there, and the others go on.
-                comparison = _noting(comparison, [f"{_no_point(key)}: {error.message}."])
+                why = f"{_no_point(key)}: {error.message}."
+                if error.remedy:
+                    why += f" {error.remedy[:1].upper()}{error.remedy[1:].rstrip('.')}."
+                failed = [*(x for x in comparison.failed if x != key), key]
+                comparison = _noting(comparison.model_copy(update={"failed": failed}), [why])
                 folder.save(comparison)
                 continue
-            comparison = _noting(comparison.model_copy(update={"points": [*comparison.points, point]}), [])
+            more = {"points": [*comparison.points, point], "failed": [x for x in comparison.failed if x != key]}
+            comparison = _noting(comparison.model_copy(update=more), [])
             folder.save(comparison)
             made(point)
         del bench  # before the next one loads its model
@@ -251,6 +257,16 @@ def _draw_notes(question: Question) -> list[str]:
         for size in question.sizes
         if len(question.seeds_of(size)) < len(question.seeds)
     ]
+
+
+def _asking_notes(question: Question) -> list[str]:
+    if question.asks_the_same:
+        return []
+    told = [contender.label for contender in question.contenders if contender.settings.get("end_of_text")]
+    which = "Chat templates differ"
+    if told:
+        which = f"The end of the answer is one more token to say for {' and '.join(told)}"
+    return [f"{which}: teacher-forced scores, and harmonic means with them, are not of the same question for all."]
 
 
 def _size_notes(sizes: Sequence[int], available: int) -> list[str]:

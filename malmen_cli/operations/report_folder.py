@@ -76,7 +76,7 @@ class ReportFolder:
         for name in sorted(names, reverse=True):
             with suppress(MalmenError, OSError):  # another's folder, or one that is no report, is passed over
                 kept = ReportFolder(self.path.with_name(name))._kept
-                if kept is not None and kept.missing and not kept.question.differences(question):
+                if kept is not None and kept.untried and not kept.question.differences(question):
                     return self.path.with_name(name)
         return None
 

@@ -93,7 +93,7 @@ def test_several_numbers_make_a_report(
 def test_json(world: World, file: Path, tmp_path: Path) -> None:
     out, _ = printed(world, file, "--n-edits", "3", "--report", tmp_path / "r", "--json")
     found = json.loads(out)
-    assert found.keys() == {"report", "files", "schema", "question", "about", "notes", "points"}
+    assert found.keys() == {"report", "files", "schema", "question", "about", "notes", "points", "failed"}
     assert found["schema"] == SCHEMA and set(found["files"]) == FILES
     kept = json.loads((tmp_path / "r" / "report.json").read_text())
     assert {name: found[name] for name in kept} == kept

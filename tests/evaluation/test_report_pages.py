@@ -98,6 +98,22 @@ def test_a_report_that_was_interrupted_says_what_is_missing_and_compares_only_wh
     assert line.get_color() == COLOURS[whole.labels.index(points[-1].contender)]
 
 
+def test_several_that_are_best_are_all_named() -> None:
+    whole = made_up(labels=("malmen", "memit", "ft"), sizes=(8,))
+    first, _, last = whole.points
+    same = whole.model_copy(update={"points": [first, first.model_copy(update={"contender": "memit"}), last]})
+    assert "At 8 facts malmen and memit have the highest harmonic mean, 0." in markdown_page(same, [])
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_what_intervals_are_is_said_wherever_they_are_explained(seeds: tuple[int, ...]) -> None:
+    whole = made_up(seeds=seeds)
+    where = (score_table(whole).caption, harmonic_table(whole).caption, html_page(whole, []), markdown_page(whole, []))
+    for text in where:
+        assert ("smallest and the largest of 3 draws" in text) == (len(seeds) > 1)
+        assert ("bootstrap interval over facts" in text) == (len(seeds) == 1)
+
+
 def test_over_seeds_is_the_mean_from_the_smallest_to_the_largest() -> None:
     one, two = Interval(value=0.2, low=0.1, high=0.3), Interval(value=0.4, low=0.0, high=0.9)
     assert over_seeds([one, None]) == one and over_seeds([]) is None

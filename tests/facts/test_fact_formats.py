@@ -479,8 +479,8 @@ class TestOneFormat:
 
     def test_a_record_that_says_little_is_what_it_is_said_to_be(self) -> None:
         row = {"prompt": "p", "target_new": ["t"], "rephrase": "r"}
-        assert fact_from_row(row) == fact_from_row(row, "counterfact") == Fact("p", "t")
-        assert fact_from_row(row, "knowedit") == Fact("p", "t", rephrases=("r",))
+        for format in (None, "counterfact", "knowedit"):
+            assert fact_from_row(row, format) == Fact("p", "t", rephrases=("r",))  # type: ignore[arg-type]
 
     def test_the_line_is_named(self, tmp_path: Path) -> None:
         path = tmp_path / "mixed.jsonl"
@@ -528,3 +528,8 @@ class TestAnyValues:
             deep = [deep]
         assert problems({**ZSRE, "rephrase": deep}) == ("'rephrase[0][0]' must be text, not a list",)
         assert fact_from_row({**KNOWEDIT, "portability": deep}) == fact_from_row(KNOWEDIT)
+
+    @pytest.mark.parametrize("locality", [None, {}])
+    def test_without_probes_rephrases_are_kept(self, locality: object) -> None:
+        row = {"prompt": "a", "target_new": "b", "rephrase": ["x", "y"], "locality": locality, "portability": None}
+        assert fact_from_row(row) == fact_from_row(row, "knowedit") == Fact("a", "b", rephrases=("x", "y"))

@@ -12,6 +12,7 @@ from tiny_models import World, everything, fact_set, load, make_facts, make_worl
 
 from malmen_cli.errors import NumericalFailure, UsageError
 from malmen_cli.evaluation.comparison import Comparison, Point, over_seeds
+from malmen_cli.evaluation.report_pages import html_page
 from malmen_cli.facts import Fact
 from malmen_cli.methods.registry import METHODS
 from malmen_cli.operations.comparison import compare, contenders
@@ -19,10 +20,11 @@ from malmen_cli.operations.comparison_bench import ComparisonBench, first_answer
 from malmen_cli.operations.draws import draw_of
 from malmen_cli.operations.evaluated import EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
-from malmen_cli.operations.method_editors import MethodRequest
+from malmen_cli.operations.method_editors import MethodRequest, make_and_keep
 from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
 OPTIONS = EvaluationOptions(max_new_tokens=3)
+QUICK = METHODS["ft"].settings_class().model_validate({"epochs": 1})
 PLAIN = EvaluationOptions(generate=False)
 FACTS = tuple(make_facts(12))
 
@@ -233,7 +235,8 @@ def test_a_method_that_breaks_down_leaves_a_gap(world: World, tmp_path: Path) ->
         chosen = contenders(ledger, model, given, [], requests, OPTIONS)
         found = compare(ledger, model, given, chosen, [2], [0], OPTIONS, ReportFolder(tmp_path / "r"))
     assert [point.contender for point in found.points] == ["malmen"]
-    assert found.missing == [("ft", 2, 0)]
+    assert found.missing == found.failed == [("ft", 2, 0)] and found.untried == []
+    assert "not finished" not in html_page(found, [])
     assert any(note.startswith("No point of ft at 2 facts (seed 0): ") for note in found.notes)
     alone, _ = run(world, tmp_path / "alone", [2])
     assert without_time(found.points[0]) == without_time(alone.points[0])
@@ -246,19 +249,35 @@ def test_a_gap_that_was_filled_is_spoken_of_no_more(
 
     def fails(bench: ComparisonBench, label: str, size: int, seed: int) -> Point:
         if label == "ft":
-            raise NumericalFailure("no finite weights")
+            raise NumericalFailure("no finite weights", remedy="Take fewer.")
         return point(bench, label, size, seed)
 
     methods = ("malmen", "ft")
     monkeypatch.setattr(ComparisonBench, "point", fails)
     failed, _ = run(world, tmp_path / "r", [2], methods=methods)
-    note = "No point of ft at 2 facts (seed 0): no finite weights."
+    note = "No point of ft at 2 facts (seed 0): no finite weights. Take fewer."
     assert note in failed.notes
     monkeypatch.undo()
     found, made = run(world, tmp_path / "r", [2], methods=methods)
-    assert [point.contender for point in made] == ["ft"]
+    assert [point.contender for point in made] == ["ft"] and found.failed == []
     assert [*found.notes, note] == failed.notes
     assert Comparison.from_json((tmp_path / "r" / "report.json").read_bytes()) == found
+
+
+def test_contenders_that_are_asked_for_different_tokens_are_not_ranked(world: World, tmp_path: Path) -> None:
+    with world.ledger() as (ledger, model):
+        given = fact_set(FACTS)
+        plain, ended = (QUICK.model_copy(update={"end_of_text": ends}) for ends in (None, True))
+        editors = [
+            make_and_keep(ledger, model, MethodRequest(METHODS["ft"], settings), given.facts, "malmen train")[0].id
+            for settings in (plain, ended)
+        ]
+        chosen = contenders(ledger, model, given, editors, [], OPTIONS)
+        found = compare(ledger, model, given, chosen, [2], [0], OPTIONS, ReportFolder(tmp_path / "r"))
+    assert len(found.points) == 2 and not found.is_fair(2)
+    [note] = [note for note in found.notes if "not of the same question" in note]
+    assert note.startswith(f"The end of the answer is one more token to say for ft {editors[1][:10]}: ")
+    assert "has the highest" not in html_page(found, [])
 
 
 def test_of_all_facts_there_is_one_draw(world: World, tmp_path: Path) -> None:

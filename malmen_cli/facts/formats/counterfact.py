@@ -40,12 +40,15 @@ def full_counterfact(row: Mapping[str, object]) -> Fact:
 
 
 def compact_counterfact(row: Mapping[str, object]) -> Fact:
-    """One rephrase and one neighbour a fact (EasyEdit, qizhou000/RECIPE). Not kept: `ground_truth`, the old answer."""
+    """One rephrase and one neighbour a fact (EasyEdit, qizhou000/RECIPE). Not kept: `ground_truth`, the old answer.
+
+    Of KnowEdit's records without locality, which look like these, the rephrases are in `rephrase`.
+    """
     return flat_fact(
         row,
         prompt="prompt",
         target="target_new",
-        rephrases="rephrase_prompt",
+        rephrases="rephrase" if "rephrase" in row else "rephrase_prompt",
         unrelated=("locality_prompt", "locality_ground_truth"),
         source="case_id",
     )
