@@ -120,7 +120,7 @@ def t5() -> Any:
     # Scores differ in their last digits, and with them the order, from one training to the next.
     pieces = json.loads(_trained(tokenizer, trainer).to_str())["model"]["vocab"]
     special, learnt = pieces[:3], sorted((-round(score, 3), piece) for piece, score in pieces[3:])
-    letters = {*string.ascii_letters, *"".join(CITIES)} - {" "}
+    letters = {*string.ascii_letters, *string.punctuation, *"".join(CITIES)} - {" "}
     rare = sorted(letters - {piece for _, piece in learnt})
     vocabulary = [*map(tuple, special), *((piece, -cost) for cost, piece in learnt), *((x, -20.0) for x in rare)]
     return _made("T5Tokenizer", vocab=vocabulary, extra_ids=4)

@@ -19,6 +19,7 @@ from malmen_cli.cli.method_options import (
     check_method,
 )
 from malmen_cli.cli.options import (
+    BatchTokensOption,
     DeviceOption,
     DownloadOption,
     EditorOption,
@@ -102,7 +103,7 @@ def apply(
     check_old: Annotated[
         int, typer.Option("--check-old", min=0, help="Ask at most so many facts of earlier entries again.")
     ] = 256,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
+    batch_tokens: BatchTokensOption = None,
     device: DeviceOption = "auto",
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,

@@ -20,6 +20,7 @@ from malmen_cli.cli.method_options import (
     check_methods,
 )
 from malmen_cli.cli.options import (
+    BatchTokensOption,
     DeviceOption,
     DtypeOption,
     EditorOption,
@@ -150,7 +151,7 @@ def evaluate(
             "--show", metavar="EVAL", help="Show one of them: its id or first digits.", autocompletion=evaluation_ids
         ),
     ] = None,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
+    batch_tokens: BatchTokensOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = None,
     workspace: WorkspaceOption = None,

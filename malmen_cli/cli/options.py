@@ -106,6 +106,15 @@ SplitOption = Annotated[
 FormatOption = Annotated[
     FactFormat | None, typer.Option("--format", help="The fact file's format (default: detected, record by record).")
 ]
+BatchTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-tokens",
+        min=1,
+        help="Padded tokens per model batch (default: 1,024 of 16-bit numbers, 512 of float32).",
+        show_default=False,
+    ),
+]
 LockTimeoutOption = Annotated[
     float,
     typer.Option(

@@ -19,6 +19,7 @@ from malmen_cli.cli.method_options import (
     check_method,
 )
 from malmen_cli.cli.options import (
+    BatchTokensOption,
     DeviceOption,
     EditorOption,
     FactsArgument,
@@ -93,7 +94,7 @@ def plan(
     ] = False,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
+    batch_tokens: BatchTokensOption = None,
     device: DeviceOption = "auto",
     workspace: WorkspaceOption = None,
     json: JsonOption = False,
@@ -156,7 +157,7 @@ def _by_method(
     facts: FactSet,
     saved: Path | None,
     device: str,
-    batch_tokens: int,
+    batch_tokens: int | None,
     bar: BarDisplay,
 ) -> Choice:
     """A saved plan names an editor, which must be there."""
@@ -188,7 +189,7 @@ def _by_method(
     return choose
 
 
-def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
+def _trial(device: str, batch_tokens: int | None, bar: BarDisplay) -> Callable[[Ledger, Proposal], Trial]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.trial import attempt
@@ -196,7 +197,9 @@ def _trial(device: str, batch_tokens: int, bar: BarDisplay) -> Callable[[Ledger,
     return attempt(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens, progress=bar))
 
 
-def _reckoned(device: str, batch_tokens: int) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
+def _reckoned(
+    device: str, batch_tokens: int | None
+) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.prediction import predict

@@ -11,6 +11,7 @@ from malmen_cli.cli.completion import editor_ids
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.method_options import MethodSettingsOption, TextOption, check_method
 from malmen_cli.cli.options import (
+    BatchTokensOption,
     DeviceOption,
     JsonOption,
     LockTimeoutOption,
@@ -60,7 +61,7 @@ def rebase(
     check_facts: Annotated[
         int, typer.Option("--check-facts", min=0, help="Ask at most so many active facts before and after.")
     ] = 256,
-    batch_tokens: Annotated[int, typer.Option("--batch-tokens", min=1, help="Padded tokens per model batch.")] = 1024,
+    batch_tokens: BatchTokensOption = None,
     device: DeviceOption = "auto",
     lock_timeout: LockTimeoutOption = 0.0,
     workspace: WorkspaceOption = None,

@@ -59,17 +59,18 @@ class RunningText:
             raise UsageError(f"{source} holds too little text", remedy="give --drift a text of a page or more")
 
     def ask(
-        self, *, batch_tokens: int = 1024, progress: Callable[[int, int], None] = lambda done, total: None
+        self, *, batch_tokens: int | None = None, progress: Callable[[int, int], None] = lambda done, total: None
     ) -> list[float]:
         """Of every chunk the sum of its tokens' negative log-likelihoods (nats), in the model as it stands."""
         from malmen_cli.evaluation.metrics import likelihoods
 
         found: list[float] = []
+        most = min(batch_tokens or self.model.batch_tokens, LONGEST)
         # So many at a time that progress is seen.
         for start in range(0, len(self.chunks), 8):
             part = self.chunks[start : start + 8]
             longest = max(chunk.length for chunk in part)
-            sums = likelihoods(self.model, part, batch_tokens=max(min(batch_tokens, LONGEST), longest))
+            sums = likelihoods(self.model, part, batch_tokens=max(most, longest))
             found += [-mean * chunk.supervised for mean, chunk in zip(sums, part, strict=True)]
             progress(len(found), len(self.chunks))
         return found

@@ -61,7 +61,7 @@ class Examination:
         *,
         generate: bool = True,
         max_new_tokens: int | None = None,
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
     ) -> None:
         self.model, self.facts, self.batch_tokens = model, facts, batch_tokens
         self.generate, self.max_new_tokens = generate, max_new_tokens

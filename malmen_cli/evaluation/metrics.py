@@ -13,7 +13,7 @@ from malmen_cli.language_models.texts import Tokens
 
 
 def token_accuracy(
-    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024, kept: KeptStates | None = None
+    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int | None = None, kept: KeptStates | None = None
 ) -> list[float]:
     """Per text the share of labels that the model would choose, the target's earlier tokens given; 0 to 1."""
     return agreement(model.predictions(texts, batch_tokens=batch_tokens, kept=kept), texts)
@@ -29,7 +29,7 @@ def agreement(predictions: Sequence[Sequence[int]], texts: Sequence[Tokens]) -> 
 
 @torch.no_grad()
 def asked(
-    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024
+    model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int | None = None
 ) -> tuple[list[list[int]], list[float]]:
     """Of each text, in one pass: what the model would choose at each label, and the mean log-likelihood (nats)."""
     chosen: list[list[int]] = [[] for _ in texts]
@@ -46,7 +46,7 @@ def asked(
     return chosen, means
 
 
-def likelihoods(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> list[float]:
+def likelihoods(model: LanguageModel, texts: Sequence[Tokens], *, batch_tokens: int | None = None) -> list[float]:
     """Per text the mean log-likelihood of its labels, each from those before it; nats."""
     return asked(model, texts, batch_tokens=batch_tokens)[1]
 

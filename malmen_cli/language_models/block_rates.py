@@ -16,6 +16,7 @@ import torch
 from malmen_cli.language_models.arithmetic import BlockRates
 from malmen_cli.language_models.edited_layers import is_plain_linear
 from malmen_cli.language_models.loading import auto_class, fuse_activations
+from malmen_cli.language_models.texts import tokens_at_once
 
 FEW = 4
 """Tokens of the small batch, which shows what a pass costs however little it reads."""
@@ -30,7 +31,7 @@ _LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_lay
 
 
 def block_rates(
-    config: Any, dtype: torch.dtype, device: torch.device, *, batch_tokens: int = 1024, length: int = 16
+    config: Any, dtype: torch.dtype, device: torch.device, *, batch_tokens: int | None = None, length: int = 16
 ) -> BlockRates:
     """Run one block (of an encoder-decoder one of each stack) of a model, forward and backward.
 
@@ -49,7 +50,7 @@ def block_rates(
         width = int(getattr(config.get_text_config(), "hidden_size", 0) or 1024)
         weights = 8 * width * width
         run = _Products(width, dtype, device)
-    tokens = min(batch_tokens, max(ENOUGH, int(WORK / (2 * weights))))
+    tokens = min(batch_tokens or tokens_at_once(dtype), max(ENOUGH, int(WORK / (2 * weights))))
     length = min(length, max(FEW, tokens // 2))
     texts = max(2, tokens // length)
     many = texts * length  # of an encoder-decoder in each stack, which runs its own half of the weights on them

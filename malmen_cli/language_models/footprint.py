@@ -20,6 +20,7 @@ from malmen_cli.editing.normal_equation import cheapest_form
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers, is_plain_linear, rows_act_right
 from malmen_cli.language_models.label_losses import LABELS as LABELS_AT_A_TIME
 from malmen_cli.language_models.loading import empty_model, read_config
+from malmen_cli.language_models.texts import tokens_at_once
 
 Work = Literal["apply", "train", "eval"]
 """A plan tries an apply in memory and takes what that takes."""
@@ -41,7 +42,7 @@ class Job:
 
     Attributes:
         facts: an apply's active facts, an evaluation's, or the training rows. per_solve: facts of one solve; None: all.
-        batch_tokens: padded tokens of a batch. editor_rows: rows of the hyper-network's chunks.
+        batch_tokens: padded tokens of a batch; None: `tokens_at_once`. editor_rows: rows of the hyper-network's chunks.
         rank, blocks: of the hyper-network. preserved_keys: rows of K0 per layer.
         copies: of a method that solves for no rows, float32 copies of the edited weights that it holds; else None.
         covariances: it keeps a float32 covariance of keys (d_in, d_in) per layer.
@@ -51,7 +52,7 @@ class Job:
     work: Work
     facts: int = 256
     per_solve: int | None = None
-    batch_tokens: int = 1024
+    batch_tokens: int | None = None
     editor_rows: int = 4096
     rank: int = 256
     blocks: int = 2
@@ -280,7 +281,7 @@ def batch_bytes(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype
     training compares them with the base's, k V (4 * 5). MEMIT, the method with covariances, holds n V (4 * 4), and of a
     16-bit model 2 n V item besides. An encoder-decoder's stacks share T.
     """
-    tokens = min(job.batch_tokens, math.ceil((job.per_solve or job.facts) * job.tokens))
+    tokens = min(job.batch_tokens or tokens_at_once(dtype), math.ceil((job.per_solve or job.facts) * job.tokens))
     names = {layer.name for layer in layers}
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
     above, widest, reached = 0, 0, False
@@ -366,14 +367,14 @@ def job_of(
     """The job that an editor's stored settings (`config.TrainingConfig`) make of some facts.
 
     Args:
-        batch_tokens, preserved_keys: where they are not those of the settings.
+        batch_tokens: of a training None stands for the settings'. preserved_keys: where not those of the settings.
     """
     editor = config["editor"]
     return Job(
         work=work,
         facts=facts,
         per_solve=config["facts_per_step"] if work == "train" else None,
-        batch_tokens=batch_tokens or config["batch_tokens"],
+        batch_tokens=config["batch_tokens"] if work == "train" and batch_tokens is None else batch_tokens,
         editor_rows=config["editor_rows"],
         rank=editor["rank"],
         blocks=editor["blocks"],

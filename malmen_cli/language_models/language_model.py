@@ -24,7 +24,7 @@ from malmen_cli.language_models.loading import in_words, load_model, load_tokeni
 from malmen_cli.language_models.lower_blocks import LowerBlocks, lower_blocks
 from malmen_cli.language_models.placement import Placement, place, require_room_for
 from malmen_cli.language_models.tasks import Parts, parts_of
-from malmen_cli.language_models.texts import Batch, Positions, Tokens
+from malmen_cli.language_models.texts import Batch, Positions, Tokens, tokens_at_once
 
 TEMPLATES = "additional_chat_templates"
 
@@ -123,6 +123,11 @@ class LanguageModel:
         return self.layers[0].weight.dtype
 
     @property
+    def batch_tokens(self) -> int:
+        """Padded tokens of a batch where a call names no number."""
+        return tokens_at_once(self.model.dtype)
+
+    @property
     def loss_scale(self) -> float:
         """What a loss is multiplied by before it is differentiated, and its gradients are divided by."""
         return HALF_SCALE if self.model.dtype == torch.float16 else 1.0
@@ -177,9 +182,9 @@ class LanguageModel:
 
     # Passes -----------------------------------------------------------------------------------------------------
 
-    def batches(self, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
+    def batches(self, texts: Sequence[Tokens], batch_tokens: int | None) -> Iterator[Batch]:
         """Padded batches on the model's device."""
-        for batch in self.tokenizing.batches(texts, batch_tokens):
+        for batch in self.tokenizing.batches(texts, batch_tokens or self.batch_tokens):
             yield batch.to(self.device)
 
     def logits(self, batch: Batch, lower_states: Tensor | None = None) -> Tensor:
@@ -229,7 +234,9 @@ class LanguageModel:
         return width
 
     @torch.no_grad()
-    def lower_states(self, texts: Sequence[Tokens], *, batch_tokens: int = 1024) -> Iterator[tuple[Batch, Tensor]]:
+    def lower_states(
+        self, texts: Sequence[Tokens], *, batch_tokens: int | None = None
+    ) -> Iterator[tuple[Batch, Tensor]]:
         """Batch by batch the hidden states (tokens, width) that the first edited block reads; no block above is run.
 
         Only where `lower` is there.
@@ -244,7 +251,7 @@ class LanguageModel:
         texts: Sequence[Tokens],
         *,
         gradients: bool = True,
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
         lower: bool = False,
         everywhere: bool = False,
     ) -> Iterator[tuple[Batch, Rows]]:
@@ -282,7 +289,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def capture_reference(
-        self, texts: Sequence[Tokens], *, batch_tokens: int = 1024, lower: bool = False
+        self, texts: Sequence[Tokens], *, batch_tokens: int | None = None, lower: bool = False
     ) -> Iterator[tuple[Batch, Rows, Tensor]]:
         """Batch by batch the keys per layer, and the references (n, width) that `head.logits_of` takes.
 
@@ -376,7 +383,7 @@ class LanguageModel:
     def passes(
         self,
         texts: Sequence[Tokens],
-        batch_tokens: int,
+        batch_tokens: int | None,
         kept: KeptStates | None = None,
         keep: KeepStates | None = None,
     ) -> Iterator[tuple[Batch, Tensor]]:
@@ -404,7 +411,7 @@ class LanguageModel:
         self,
         texts: Sequence[Tokens],
         *,
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
         kept: KeptStates | None = None,
         keep: KeepStates | None = None,
     ) -> list[list[int]]:
@@ -421,7 +428,7 @@ class LanguageModel:
         prompts: Sequence[str],
         max_new_tokens: int | Sequence[int],
         *,
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> list[Generated]:
         """Per prompt the greedy answer up to its natural end: the model's own end of text, or a line end; or its class.
@@ -432,7 +439,8 @@ class LanguageModel:
             max_new_tokens: the cap, one for all or one per prompt; the model's positions may leave less room.
             batch_tokens: most tokens, read and new, of a batch. progress: called with prompts done and prompts in all.
         """
-        return self._answers()(prompts, max_new_tokens, batch_tokens=batch_tokens, progress=progress)
+        size = batch_tokens or self.batch_tokens
+        return self._answers()(prompts, max_new_tokens, batch_tokens=size, progress=progress)
 
 
 def attends_plainly(device: torch.device, dtype: torch.dtype) -> bool:

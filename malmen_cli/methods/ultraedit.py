@@ -87,7 +87,7 @@ class UltraEdit:
         model: LanguageModel,
         texts: Sequence[Tokens],
         *,
-        batch_tokens: int,
+        batch_tokens: int | None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Take mean and std, and step sizes where the settings name none, from the rows of some texts.

@@ -76,7 +76,7 @@ class ApplyOptions:
     editor: str | None = None
     method: MethodRequest | None = None
     device: str = "cpu"
-    batch_tokens: int = 1024
+    batch_tokens: int | None = None
     sample: int = 5
     check_old: int = 256
     dry_run: bool = False

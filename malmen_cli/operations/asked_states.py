@@ -54,7 +54,7 @@ class AskedStates:
         batch_tokens: padded tokens per batch.
     """
 
-    def __init__(self, model: LanguageModel, limit: int, *, batch_tokens: int = 1024) -> None:
+    def __init__(self, model: LanguageModel, limit: int, *, batch_tokens: int | None = None) -> None:
         self._model, self._left, self._size, self.batch_tokens = model, limit, 0, batch_tokens
         self._file: StagedObject | None = None
         self._offsets: dict[bytes, int] = {}

@@ -10,6 +10,7 @@ from typing import Any
 from malmen_cli.evaluation.metrics import Scores, agreement
 from malmen_cli.evaluation.results import Kind, prompts_of
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.host_memory import give_back_freed
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Tokenizing
@@ -104,6 +105,7 @@ class Questions:
         for block in texts.blocks(BLOCK):
             once = partial(self.model.predictions, batch_tokens=self._states.batch_tokens)
             found = self._states.predictions(block) if twice else once(block)
+            give_back_freed()
             yield from zip(block, found, strict=True)
 
     def _scores(self, said: Iterable[tuple[Tokens, list[int]]]) -> Scores:

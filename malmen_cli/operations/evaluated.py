@@ -39,7 +39,7 @@ class EvaluationOptions:
     seed: int = 0
     device: str = "cpu"
     dtype: Dtype | None = None
-    batch_tokens: int = 1024
+    batch_tokens: int | None = None
     generate: bool = True
     max_new_tokens: int | None = None
     check_old: int = 256

@@ -348,7 +348,7 @@ def _not_in_effect(
     ]
 
 
-def _edit_success(model: LanguageModel, facts: Iterable[Fact], batch_tokens: int) -> tuple[int, float | None]:
+def _edit_success(model: LanguageModel, facts: Iterable[Fact], batch_tokens: int | None) -> tuple[int, float | None]:
     """How many of the facts could be asked, and their ES."""
     texts = [text for fact in facts if (text := model.tokenizing.fits(fact.prompt, fact.target)) is not None]
     return len(texts), mean(agreement(model.predictions(texts, batch_tokens=batch_tokens), texts))

@@ -169,7 +169,7 @@ def _ask_protected(
         advance(len(block))
 
 
-def _answers(model: LanguageModel, prompts: Sequence[str], batch_tokens: int) -> list[str]:
+def _answers(model: LanguageModel, prompts: Sequence[str], batch_tokens: int | None) -> list[str]:
     return [answer.text for answer in model.generate(prompts, PROTECTED_TOKENS, batch_tokens=batch_tokens)]
 
 

@@ -30,7 +30,7 @@ def edit_in_memory(
     language_model: LanguageModel,
     facts: Sequence[Fact],
     *,
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: Progress = silent,
 ) -> Solved:
     """W0 + S of these facts, whatever is in force. Rows are captured anew: the outcome owes nothing to the ledger.
@@ -87,7 +87,7 @@ def open_editor(
     facts: int,
     *,
     device: str = "cpu",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     dtype: Dtype | None = None,
 ) -> Opened:
     """Load an editor and the language model that goes with it, for an evaluation of so many facts.

@@ -45,18 +45,18 @@ def job_for(
     work: Work,
     settings: RunSettings,
     facts: int,
-    batch_tokens: int,
+    batch_tokens: int | None,
     editor: RowEditor | SetMethod | None = None,
 ) -> Job:
     """The job of some facts under an editor's settings; of an editor that is there, with its own preserved keys."""
     if not isinstance(settings, TrainingConfig):
         method = method_of({"config": settings.model_dump()})
         copies = None if method.per_fact else method.load().copies
-        own = max(batch_tokens, getattr(settings, "batch_tokens", 0))
+        asked = [tokens for tokens in (batch_tokens, getattr(settings, "batch_tokens", None)) if tokens]
         return Job(
             work,
             max(1, facts),
-            batch_tokens=own,
+            batch_tokens=max(asked, default=None),
             rank=0,
             blocks=0,
             preserved_keys=0,

@@ -65,7 +65,7 @@ def editor_by_method(
     beside: bool = False,
     make: bool = True,
     device: str = "cpu",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     progress: Progress = silent,
 ) -> Chosen:
     """The editor in force if it is of that method, else the model's newest one of it, else one made in memory.
@@ -136,7 +136,7 @@ def make_editor(
     facts: Sequence[Fact],
     *,
     device: str = "cpu",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     progress: Progress = silent,
 ) -> Made:
     """An editor of a method without training: UltraEdit's normaliser calibrated on these facts, MEMIT's covariance of
@@ -185,7 +185,7 @@ def _calibrate(
     model: LanguageModel,
     facts: Sequence[Fact],
     settings: UltraEditSettings,
-    batch_tokens: int,
+    batch_tokens: int | None,
     progress: Progress,
 ) -> int:
     """On some of the facts, whatever order they come in. Returns their number."""
@@ -209,7 +209,7 @@ def make_and_keep(
     command: str,
     *,
     device: str = "cpu",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     lock_timeout: float = 0.0,
     progress: Progress = silent,
 ) -> tuple[EditorRecord, Made]:

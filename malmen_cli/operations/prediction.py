@@ -19,6 +19,7 @@ from malmen_cli.language_models.footprint import Job, footprint, planned_model, 
 from malmen_cli.language_models.language_model import attends_plainly
 from malmen_cli.language_models.loading import load_tokenizer, read_config
 from malmen_cli.language_models.tasks import parts_of
+from malmen_cli.language_models.texts import tokens_at_once
 from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.ledger import Ledger, store
 from malmen_cli.methods.registry import method_of
@@ -101,7 +102,7 @@ def reckon(ledger: Ledger, proposal: Proposal, options: ApplyOptions) -> Reckone
     tokenizer = load_tokenizer(record.path)
     parts = parts_of(model, tokenizer, device, chat=settings.chat_template, end_of_text=settings.end_of_text)
     found = edited_layers(model, config.model_type, [layer.name for layer in layers])
-    texts = _Texts(parts.tokenizing, options.batch_tokens)
+    texts = _Texts(parts.tokenizing, options.batch_tokens or tokens_at_once(dtype))
     counts = _counts(ledger, proposal, options, model, found, texts, job, anchors, dtype, size)
     if attends_plainly(device, dtype):  # what a capture leaves is of no use to what is asked
         counts = replace(counts, noted=Passes())

@@ -50,7 +50,7 @@ def rebase(
     command: str,
     *,
     device: str = "cpu",
-    batch_tokens: int = 1024,
+    batch_tokens: int | None = None,
     check_facts: int = 256,
     sample: int = 5,
     lock_timeout: float = 0.0,

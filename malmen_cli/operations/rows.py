@@ -38,7 +38,7 @@ def capture_rows(
     editor: RowEditor,
     facts: Sequence[Fact],
     *,
-    batch_tokens: int,
+    batch_tokens: int | None,
     texts: Sequence[Tokens] | None = None,
     states: AskedStates | None = None,
     objects: ObjectStore | None = None,

@@ -20,7 +20,7 @@ from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.editing.change import change_figures
 from malmen_cli.editing.normal_equation import CONDITION_LIMIT
 from malmen_cli.errors import NumericalFailure, VerificationFailed
-from malmen_cli.language_models.host_memory import give_back_freed
+from malmen_cli.language_models.host_memory import give_back_freed, large_blocks_apart
 from malmen_cli.ledger import Ledger
 from malmen_cli.ledger.records import ModelRecord, ParameterDelta, RowSlice
 from malmen_cli.methods.per_fact import Answer, RowEditor
@@ -52,6 +52,7 @@ class Solved:
     weights: dict[str, Tensor]  # by module path, in the checkpoint's own orientation and dtype
 
 
+@large_blocks_apart()
 def solve_active(
     ledger: Ledger,
     model: ModelRecord,
@@ -74,8 +75,8 @@ def solve_active(
         NumericalFailure: a solve failed, or an edited weight is not finite. VerificationFailed: a damaged object.
     """
     tensors = _Tensors(ledger, model, state)
-    give_back_freed()  # what capturing and asking took, and at the end what the solve took
     for index, layer in enumerate(layers):
+        give_back_freed()  # what capturing and asking took, then what each layer took
         equation = editor.equation(index)
         slices = rows(layer.name)
         for keys, value_diffs in _chunks(slices, read):
@@ -107,7 +108,6 @@ def solve_active(
             preserved_strength=solution.preserved_strength,
         )
         del equation, solution  # before the next layer's
-    give_back_freed()
     return tensors.solved
 
 

@@ -77,7 +77,7 @@ class Workbench:
         active: Mapping[str, FactRef],
         *,
         device: str = "cpu",
-        batch_tokens: int = 1024,
+        batch_tokens: int | None = None,
         store_rows: bool = False,
         progress: Progress = silent,
         made: Made | None = None,

@@ -1,0 +1,60 @@
+"""What a process frees goes back to the system when it says so, and large blocks do at once where they are apart."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from malmen_cli.language_models.host_memory import BLOCK, give_back_freed, large_blocks_apart
+from malmen_cli.language_models.language_model import LanguageModel
+from malmen_cli.language_models.texts import Tokens
+
+LARGE = 4 * BLOCK
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="looks into glibc's heap"
+)
+
+
+def resident() -> int:
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def ones(count: int) -> list[torch.Tensor]:
+    return [torch.ones(LARGE // 4) for _ in range(count)]
+
+
+def test_large_blocks_go_back_when_they_are_freed_and_leave_no_gaps() -> None:
+    give_back_freed()
+    with large_blocks_apart():
+        before = resident()
+        held = ones(16)
+        assert resident() - before > 15 * LARGE
+        del held[::2]  # what is freed lies between what is not
+        assert resident() - before < 9 * LARGE
+        del held
+
+
+def test_after_it_gaps_stay_until_they_are_given_back() -> None:
+    with large_blocks_apart():
+        pass
+    give_back_freed()
+    before = resident()
+    held = ones(16)
+    del held[::2]
+    assert resident() - before > 15 * LARGE
+    give_back_freed()
+    assert resident() - before < 9 * LARGE
+    del held
+
+
+@pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 512), (torch.bfloat16, 1024)])
+def test_a_batch_takes_as_much_memory_in_any_dtype(shared_dir: Path, dtype: torch.dtype, tokens: int) -> None:
+    model = LanguageModel(shared_dir / "models" / "cf-gpt2", dtype=dtype)
+    texts = [Tokens(tuple(range(8)), (1,))] * 1000
+    sizes = [batch.input_ids.numel() for batch, _ in model.passes(texts, None)]
+    assert sizes[0] == max(sizes) == tokens
