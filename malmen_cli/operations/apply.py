@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmen_cli.checkpoint.durable import require_writable
-from malmen_cli.checkpoint.new_folder import refuse_existing
 from malmen_cli.errors import RefusedByGate, StalePlan
 from malmen_cli.evaluation.gates import Gates
 from malmen_cli.evaluation.verdicts import Verdicts
@@ -32,7 +30,7 @@ from malmen_cli.operations.environment import environment
 from malmen_cli.operations.gates import judge, require_askable
 from malmen_cli.operations.method_editors import MethodRequest, editor_by_method
 from malmen_cli.operations.packed_texts import PackedTexts
-from malmen_cli.operations.places import require_elsewhere
+from malmen_cli.operations.places import require_new_folder
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.workbench import Progress, Workbench, silent
 
@@ -96,9 +94,7 @@ def apply_facts(ledger: Ledger, model: ModelRecord, facts: FactSet, options: App
     """
     if options.dry_run or options.output is not None:
         if options.output is not None:
-            require_elsewhere(ledger, options.output)
-            refuse_existing(options.output)
-            require_writable(options.output.absolute().parent)
+            require_new_folder(ledger, options.output)
         with unmoved(ledger, model, checked=True):  # the copy is, and stays where it is
             return _without_entry(ledger, model, facts, options)
     with writing(ledger, model, command, timeout=options.lock_timeout) as settlement, ExitStack() as stack:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.copy import copy_checkpoint
-from malmen_cli.checkpoint.durable import Need, require_space, require_writable, write_without_folder
-from malmen_cli.checkpoint.new_folder import new_folder, refuse_existing
+from malmen_cli.checkpoint.durable import Need, require_space, write_without_folder
+from malmen_cli.checkpoint.new_folder import new_folder
 from malmen_cli.checkpoint.patch import TensorChange
 from malmen_cli.errors import UsageError, VerificationFailed
 from malmen_cli.ledger import Ledger, ModelRecord, require_head, store, unmoved
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.hub_models import origin_of
 from malmen_cli.operations.layers import all_layers
-from malmen_cli.operations.places import require_elsewhere
+from malmen_cli.operations.places import require_new_folder
 from malmen_cli.operations.provenance import (
     CARD,
     LISTED,
@@ -59,9 +59,7 @@ def export(
             export because the state is the base.
         WrongBase: the checkpoint, of which `full` makes a copy, is not as the ledger left it.
     """
-    require_elsewhere(ledger, target)
-    refuse_existing(target)
-    require_writable(target.absolute().parent)  # before a state that gc has dropped is solved again
+    require_new_folder(ledger, target)  # before a state that gc has dropped is solved again
     if rank is not None and kind != "lora":
         raise UsageError("only a LoRA adapter has a rank", remedy="leave --rank out, or add --as lora")
     with ledger.read() as db:

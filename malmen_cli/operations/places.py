@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from malmen_cli.checkpoint.durable import require_writable
+from malmen_cli.checkpoint.new_folder import refuse_existing
 from malmen_cli.errors import UsageError
 from malmen_cli.facts import printable
 from malmen_cli.ledger import Ledger, store
@@ -27,3 +29,10 @@ def require_elsewhere(ledger: Ledger, target: Path) -> None:
                 f"{printable(str(target), limit=None)} lies in {named}",
                 remedy="name a place beside it: what is in there is the ledger's or the model's",
             )
+
+
+def require_new_folder(ledger: Ledger, target: Path) -> None:
+    """Raise UsageError where no new folder can be made at `target`, which is to belong to no ledger and no model."""
+    require_elsewhere(ledger, target)
+    refuse_existing(target)
+    require_writable(target.absolute().parent)
