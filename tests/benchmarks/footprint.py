@@ -77,9 +77,8 @@ def work(name: str, folder: Path, options: argparse.Namespace) -> None:
 
 def planned(name: str, folder: Path, options: argparse.Namespace) -> Footprint:
     facts = options.rows if name == "train" else options.facts
-    batch_tokens = None if name == "train" else 1024
     kind = "train" if name == "train" else "eval" if name == "eval" else "apply"
-    job = job_of(kind, settings(options).model_dump(), facts=facts, batch_tokens=batch_tokens)
+    job = job_of(kind, settings(options).model_dump(), facts=facts)
     # As `malmen plan` does: by how long the texts are.
     tokenizing = LanguageModel(folder / "model").tokenizing
     asked = [tokenizing(*text) for fact in facts_for(facts) for text in texts_of(fact)]
