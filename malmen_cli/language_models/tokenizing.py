@@ -53,6 +53,7 @@ class Tokenizing(ABC):
             raise UsageError("the model's tokenizer has no end-of-text token", remedy="Leave out --end-of-text.")
         self.tokenizer: Any = tokenizer
         self.limit, self.vocabulary, self.chat, self.end_of_text = limit, vocabulary, chat, end_of_text
+        self._special = frozenset(tokenizer.all_special_ids)
         self.padding: int = next((x for x in (tokenizer.pad_token_id, tokenizer.eos_token_id) if x is not None), 0)
         if vocabulary is not None and self.padding >= vocabulary:
             self.padding = 0  # it is masked wherever it stands
@@ -142,7 +143,7 @@ class Tokenizing(ABC):
 
     def _require_sayable(self, labels: Sequence[int], target: str) -> None:
         """Raise UsageError where part of a target is a token that is no text: no answer would show it."""
-        special = set(labels).intersection(self.tokenizer.all_special_ids)
+        special = self._special.intersection(labels)
         if not special:
             return
         spelled = [token for token in self.tokenizer.convert_ids_to_tokens(sorted(special)) if token in target]
@@ -154,7 +155,7 @@ class Tokenizing(ABC):
         text."""
         if not self.end_of_text:
             return ()
-        own = (token for token in self.encode(after)["input_ids"] if token in self.tokenizer.all_special_ids)
+        own = (token for token in self.encode(after)["input_ids"] if token in self._special)
         return (next(own, self.tokenizer.eos_token_id) if after else self.tokenizer.eos_token_id,)
 
 
