@@ -181,16 +181,21 @@ class TestBehindTheLedgersBack:
         assert any("model.safetensors" in remark for remark in found.files)
 
 
-def test_a_dropped_object_costs_the_figures_of_its_tensor_alone(own_world: World) -> None:
+def test_a_lost_object_costs_the_figures_of_its_tensor_alone_and_with_its_rows_there_none(own_world: World) -> None:
     own_world.apply(make_fact(7))
     with own_world.ledger() as (ledger, _):
         with ledger.read() as db:
-            [digest] = [d.after for d in store.deltas_of(db, store.resolve_entry(db, "#2").id) if d.tensor == EDITED[0]]
+            entry = store.resolve_entry(db, "#2").id
+            [digest] = [d.after for d in store.deltas_of(db, entry) if d.tensor == EDITED[0]]
+            rows = [pack.object for pack in store.packs_of(db, entry)]
         ledger.objects.path(digest).unlink()
+        assert all(tensor.figures for tensor in diff(own_world, "#2", "HEAD").tensors)  # solved again
+        for pack in rows:
+            ledger.objects.path(pack).unlink()
     found = diff(own_world, "#2", "HEAD")
     assert [fact.prompt for fact in found.added] and [t.tensor for t in found.tensors] == list(EDITED)
     lost = found.tensors[0]
-    assert not lost.figures and "is no longer stored" in (lost.note or "")
+    assert not lost.figures and "cannot be read" in (lost.note or "")
     assert all(tensor.figures for tensor in found.tensors[1:])
     assert diff(own_world, "base", "HEAD").tensors[0].figures  # which needs it not
 
