@@ -269,14 +269,19 @@ def start_malmen(world: World, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def run_malmen(world: World, *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of a whole run, in a process that need not import torch first."""
+    """Exit status, standard output and standard error of a whole run."""
+    return run_program(Path.cwd(), *_words(world, arguments))
+
+
+def run_program(folder: Path, *words: str) -> tuple[int, str, str]:
+    """The same of any command in a folder, in a process of its own that need not import torch first."""
     server, started_in = _server()
     if environment() != started_in:  # some of it is read while modules are imported
-        with start_malmen(world, *arguments) as process:
-            out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-    [done] = server.at_once(Path.cwd(), _words(world, arguments), seconds=300)
-    return done["code"], done["out"], done["err"]
+        command = [sys.executable, "-m", "malmen_cli", *words]
+        done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+        return done.returncode, done.stdout, done.stderr
+    [found] = server.at_once(folder, list(words), seconds=300)
+    return found["code"], found["out"], found["err"]
 
 
 def _words(world: World, arguments: Sequence[str | Path]) -> list[str]:

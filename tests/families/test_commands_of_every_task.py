@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from family_models import FAMILIES, save_family_model
 from safetensors_folders import file_digests
-from tiny_models import Fact, environment, make_claims, make_facts, write_facts
+from tiny_models import Fact, make_claims, make_facts, run_program, write_facts
 
 # Command, and the statuses it may end with: two steps of training do not promise that the facts are said.
 COMMANDS = {
@@ -45,8 +43,7 @@ def some_facts(name: str, count: int, start: int) -> list[Fact]:
 
 
 def run(line: str, statuses: set[int], folder: Path) -> str:
-    command = [sys.executable, "-m", "malmen_cli", *line.split()[1:]]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode in statuses, f"{line}: {done.returncode}\n{done.stderr}"
-    assert "Traceback" not in done.stderr and "warning" not in done.stderr.lower(), done.stderr
-    return done.stdout
+    status, out, err = run_program(folder, *line.split()[1:])
+    assert status in statuses, f"{line}: {status}\n{err}"
+    assert "Traceback" not in err and "warning" not in err.lower(), err
+    return out
