@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from program import run_here
 from pseudo_terminal import PseudoTerminal
-from tiny_models import World, environment, make_facts, make_world
+from tiny_models import World, make_facts, make_world, run_program
 
 from malmen_cli.errors import ExitCode
 
@@ -179,10 +178,9 @@ def test_names_that_are_not_utf8_are_recorded_escaped(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"text\xe9.txt")).write_text("The river of Aland is long. " * 9)
 
     def run(*words: str | bytes) -> str:
-        command = [sys.executable, "-m", "malmen_cli", *map(os.fsdecode, words)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode in (ExitCode.DONE, ExitCode.FACTS_FAILED_CHECK), done.stderr
-        return done.stdout
+        status, out, err = run_program(tmp_path, *map(os.fsdecode, words))
+        assert status in (ExitCode.DONE, ExitCode.FACTS_FAILED_CHECK), err
+        return out
 
     run("train", b"training\xe9.jsonl", "--steps", "1", "--rank", "4", "--blocks", "1", "-q")
     run("eval", b"facts\xe9.jsonl", "--failed", b"failed\xe9.jsonl", "--drift", b"text\xe9.txt", "--method", "ft")
