@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
             ExitCode.USAGE,
             ExitCode.NO_WORKSPACE,
             ExitCode.LOCKED,
+            ExitCode.VERIFICATION_FAILED,
             ExitCode.WRONG_BASE,
             ExitCode.INTERRUPTED,
         ),

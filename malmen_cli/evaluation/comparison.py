@@ -145,7 +145,7 @@ class Question(Value):
     Attributes:
         base: digest of the base. facts: digest of the fact set. sizes, seeds: ascending numbers of facts, and what
             draws them. options: everything else that changes an answer. free: facts that are drawn from; None in
-            reports of before it was told.
+            reports of before it was told. ends_by_default: where a contender does not say, answers' ends are asked for.
     """
 
     model: str
@@ -158,6 +158,7 @@ class Question(Value):
     contenders: list[Contender]
     options: dict[str, Any] = {}
     free: int | None = None
+    ends_by_default: bool = False
 
     def seeds_of(self, size: int) -> list[int]:
         """Seeds that draw so many facts: of all of them there is one draw, whatever the seed."""
@@ -166,8 +167,12 @@ class Question(Value):
     @property
     def asks_the_same(self) -> bool:
         """Whether all contenders' targets are supervised alike: where their end counts, it is a token to get right."""
-        settings = [contender.settings for contender in self.contenders]
-        return len({(bool(x.get("end_of_text")), bool(x.get("chat_template"))) for x in settings}) <= 1
+        return len({(self.asks_for_ends(x), bool(x.settings.get("chat_template"))) for x in self.contenders}) <= 1
+
+    def asks_for_ends(self, contender: Contender) -> bool:
+        """Whether the end of an answer is one of the tokens that are asked for."""
+        chosen = contender.settings.get("end_of_text")
+        return self.ends_by_default if chosen is None else bool(chosen)
 
     def differences(self, other: Question) -> list[str]:
         """Names of the fields in which another question is another one; what is said of contenders is none."""

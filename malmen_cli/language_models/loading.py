@@ -157,8 +157,9 @@ def load_tokenizer(folder: Path) -> Any:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        # Of a folder without a tokenizer's files transformers makes an empty one, for some families.
-        if not tokenizer(_ANY_TEXT, add_special_tokens=False)["input_ids"]:
+        # Of a folder without a tokenizer's files transformers makes one that knows no word, for some families.
+        ids = tokenizer(_ANY_TEXT, add_special_tokens=False)["input_ids"]
+        if not str(tokenizer.decode(ids, skip_special_tokens=True)).strip():
             raise UnsupportedModel(
                 f"{folder} has no tokenizer: nothing comes of text",
                 remedy="Put the tokenizer's files beside the weights: tokenizer.json, tokenizer_config.json.",

@@ -96,7 +96,9 @@ class Tokenizing(ABC):
 
     def text_of(self, labels: Sequence[int]) -> str:
         """Labels as people read them."""
-        return str(self.tokenizer.decode(list(labels), skip_special_tokens=True)).strip()
+        # Spaces as they are, as in free answers.
+        text = self.tokenizer.decode(list(labels), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
 
     def turn(self, prompt: str) -> str:
         """A prompt as the user's turn of the chat template, up to where the answer begins."""
@@ -148,7 +150,10 @@ class Tokenizing(ABC):
             return
         spelled = [token for token in self.tokenizer.convert_ids_to_tokens(sorted(special)) if token in target]
         what = f"holds the special token {spelled[0]}" if spelled else "has characters that the tokenizer does not know"
-        raise UsageError(f"the target {target!r:.60} {what}", remedy="Leave the fact out, or write it otherwise.")
+        raise UsageError(
+            f"the target {target!r:.60} {what}",
+            remedy="Leave the fact out, or write it otherwise; one that is in force: malmen revert ID --fact NUMBER.",
+        )
 
     def _end(self, after: str = "") -> tuple[int, ...]:
         """The token that ends an answer: the first special one of what a chat template writes after it, or the end of

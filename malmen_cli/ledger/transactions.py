@@ -10,7 +10,7 @@ how far it came, and the objects hold the bytes of each: the next writing comman
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
@@ -215,10 +215,15 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
     return Settlement(_complete(ledger, model, entry, deltas, changes), "completed")
 
 
-def revert_from_objects(ledger: Ledger, model: ModelRecord, wanted: Mapping[str, str]) -> list[TensorChange]:
+def revert_from_objects(
+    ledger: Ledger, model: ModelRecord, wanted: Mapping[str, str], get: Callable[[str, str], bytes | None] | None = None
+) -> list[TensorChange]:
     """Changes that take the checkpoint from the head's state to `wanted` (tensor -> digest), from stored objects.
 
     Edited tensors that `wanted` does not name go back to the base. Raises VerificationFailed for a lost object.
+
+    Args:
+        get: gives the bytes of a tensor and digest in the objects' place.
     """
     with ledger.read() as db:
         state = store.state(db, model.id)
@@ -227,7 +232,8 @@ def revert_from_objects(ledger: Ledger, model: ModelRecord, wanted: Mapping[str,
         base = model.manifest.tensors[name].digest
         before, after = state.get(name, base), wanted.get(name, base)
         if before != after:
-            changes.append(TensorChange(name, before, after, ledger.objects.get(after)))
+            data = None if get is None else get(name, after)
+            changes.append(TensorChange(name, before, after, ledger.objects.get(after) if data is None else data))
     return changes
 
 

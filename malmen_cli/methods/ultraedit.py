@@ -108,8 +108,9 @@ class UltraEdit:
             for layer, (keys, grads) in enumerate(zip(rows.keys, rows.value_grads, strict=True)):
                 u, g = samples[layer]
                 first = -self.normalizers[layer].count % strides[layer]
-                u.append(keys[first :: strides[layer]].float())
-                g.append(grads[first :: strides[layer]].float())
+                # Copies: a view would keep all of its batch.
+                u.append(keys[first :: strides[layer]].to(torch.float32, copy=True))
+                g.append(grads[first :: strides[layer]].to(torch.float32, copy=True))
                 self.normalizers[layer].update(torch.cat([keys.to(grads.dtype), grads], dim=1))
             done += len(batch.rows)
             progress(done, len(texts))

@@ -89,6 +89,8 @@ class Questions:
         edits: PackedTexts | None = None,
     ) -> None:
         tokens = model.tokenizing
+        # A fact of earlier entries may be one that is refused today.
+        old = [fact for fact in old if tokens.fits(fact.prompt, fact.target) is not None]
         self.model, self.new, self.old, self._states = model, new, old, states
         self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
         self.old_edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in old)

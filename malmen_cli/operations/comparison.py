@@ -68,6 +68,7 @@ def compare(
         facts=facts.digest,
         available=len(facts),
         free=len(free),
+        ends_by_default=model.architecture.get("task") == "sequence-to-sequence",
         sizes=within,
         seeds=sorted(set(seeds)),
         contenders=[entrant.contender for entrant in entrants],
@@ -262,7 +263,7 @@ def _draw_notes(question: Question) -> list[str]:
 def _asking_notes(question: Question) -> list[str]:
     if question.asks_the_same:
         return []
-    told = [contender.label for contender in question.contenders if contender.settings.get("end_of_text")]
+    told = [contender.label for contender in question.contenders if question.asks_for_ends(contender)]
     which = "Chat templates differ"
     if told:
         which = f"The end of the answer is one more token to say for {' and '.join(told)}"

@@ -11,6 +11,7 @@ from malmen_cli.config import RunSettings, TrainingConfig
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.language_models.footprint import Footprint, Job, Work, job_of, needs
 from malmen_cli.language_models.placement import Placement, free_memory, place
+from malmen_cli.language_models.texts import tokens_at_once
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.methods.per_fact import RowEditor
 from malmen_cli.methods.registry import METHODS, method_of
@@ -52,11 +53,11 @@ def job_for(
     if not isinstance(settings, TrainingConfig):
         method = method_of({"config": settings.model_dump()})
         copies = None if method.per_fact else method.load().copies
-        asked = [tokens for tokens in (batch_tokens, getattr(settings, "batch_tokens", None)) if tokens]
+        own = max(batch_tokens or tokens_at_once(torch.float16), getattr(settings, "batch_tokens", 0))
         return Job(
             work,
             max(1, facts),
-            batch_tokens=max(asked, default=None),
+            batch_tokens=own,
             rank=0,
             blocks=0,
             preserved_keys=0,

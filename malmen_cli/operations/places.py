@@ -24,7 +24,7 @@ def require_elsewhere(ledger: Ledger, target: Path) -> None:
     owned.setdefault(ledger.workspace.root, f"the workspace {ledger.workspace.root}")
     place = Path(os.path.realpath(target))  # `resolve` fails on links that lead back to themselves
     for folder, named in owned.items():
-        if place.is_relative_to(folder.resolve()):
+        if place.is_relative_to(os.path.realpath(folder)):
             raise UsageError(
                 f"{printable(str(target), limit=None)} lies in {named}",
                 remedy="name a place beside it: what is in there is the ledger's or the model's",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from typing import Any
+
 from malmen_cli.checkpoint.digests import digest_bytes
 from malmen_cli.errors import VerificationFailed
 from malmen_cli.ledger import Entry, Ledger, ModelRecord, active_facts, store
@@ -13,7 +16,8 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
     """The bytes of every tensor that was ever edited, as an applied entry left it. Writes nothing.
 
     Where some of them are no longer stored (gc has dropped them, or they were lost), all are solved again from the base
-    and the rows of the facts then in force, without the language model, on the device and threads of then.
+    and the rows of the facts then in force, on the device and threads of then; the language model is run only where a
+    method keeps no rows.
 
     Raises:
         VerificationFailed: an object that the solve needs is lost or damaged too, or the solve gives other bytes than
@@ -29,8 +33,11 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
             raise
     with ledger.read() as db:
         editor = store.editor(db, entry.editor_id)
-    with as_it_was(entry.details) as device:
-        solved = Workbench(ledger, model, editor, facts, device=device).solve()
+        details = _made_with(db, model, entry)
+    with as_it_was(details) as device:
+        bench = Workbench(ledger, model, editor, facts, device=device)
+        bench.state = {}  # figures of a change are not wanted, and bytes of the head may be lost too
+        solved = bench.solve()
     data_of = {change.name: change.data for change in solved.changes}
     found = {}
     for tensor, digest in state.items():
@@ -43,3 +50,13 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
             )
         found[tensor] = data
     return found
+
+
+def _made_with(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> dict[str, Any]:
+    """Details of the newest entry that solved for the facts of `entry`, which may have found the bytes stored."""
+    query = "SELECT number FROM entries WHERE model_id = ? AND active_digest = ? AND status = 'applied'"
+    for row in db.execute(f"{query} ORDER BY number DESC", (model.id, entry.active_digest)):
+        details = store.resolve_entry(db, f"#{row['number']}", model.id).details
+        if "threads" in details:
+            return details
+    return entry.details

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from malmen_cli.errors import UsageError, VerificationFailed
+from malmen_cli.errors import MalmenError, UsageError, VerificationFailed
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
     Entry,
@@ -35,6 +35,7 @@ from malmen_cli.ledger import (
 )
 from malmen_cli.ledger.records import FIGURES
 from malmen_cli.operations.active import PROPOSED, active_now, active_with, reference
+from malmen_cli.operations.states import TensorBytes
 
 _INSTEAD = {
     "register": "`malmen log` lists applies and reverts.",
@@ -121,6 +122,9 @@ def revert_entry(
                 if not active:  # the base, of which there is nothing to solve
                     raise
                 warnings.append(f"solved again, since earlier bytes are lost: {error.message}")
+                details = {"from": "rows"}
+                with suppress(MalmenError):  # where the very bytes are not to be had, others are solved for
+                    changes = revert_from_objects(ledger, model, wanted, TensorBytes(ledger, model).get)
         if changes is not None:
             # Undoing the newest entry moves every weight back by as much as it had moved.
             figures = {delta.tensor: delta for delta in newest}

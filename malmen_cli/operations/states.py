@@ -117,6 +117,7 @@ class TensorBytes:
     def __init__(self, ledger: Ledger, model: ModelRecord) -> None:
         self._ledger, self._model = ledger, model
         self._rebuilt: dict[tuple[str, str], bytes] = {}  # by tensor and digest
+        self._failed: dict[str, VerificationFailed] = {}  # by entry
 
     def get(self, tensor: str, digest: str) -> bytes | None:
         """The tensor's bytes of this digest; None where the ledger never had them and the checkpoint has others.
@@ -142,7 +143,13 @@ class TensorBytes:
         if (entry := self._whose(tensor, digest)) is not None:
             from malmen_cli.operations.rebuilding import rebuild
 
-            rebuilt = rebuild(self._ledger, self._model, entry)
+            if entry.id in self._failed:
+                raise self._failed[entry.id]
+            try:
+                rebuilt = rebuild(self._ledger, self._model, entry)
+            except VerificationFailed as error:
+                self._failed[entry.id] = error  # not once more for every tensor
+                raise
             self._rebuilt |= {(name, digest_bytes(data)): data for name, data in rebuilt.items()}
             return self._rebuilt[tensor, digest]
         if damage is not None:

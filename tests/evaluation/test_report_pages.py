@@ -114,6 +114,18 @@ def test_what_intervals_are_is_said_wherever_they_are_explained(seeds: tuple[int
         assert ("bootstrap interval over facts" in text) == (len(seeds) == 1)
 
 
+@pytest.mark.parametrize(
+    ("by_default", "chosen", "same"), [(True, True, True), (True, False, False), (False, False, True)]
+)
+def test_whether_ends_are_asked_for_is_the_models_own_choice_where_none_is_made(
+    by_default: bool, chosen: bool, same: bool
+) -> None:
+    question = made_up().question
+    one, other = question.contenders
+    pair = [one, other.model_copy(update={"settings": {"end_of_text": chosen}})]
+    assert question.model_copy(update={"contenders": pair, "ends_by_default": by_default}).asks_the_same == same
+
+
 def test_over_seeds_is_the_mean_from_the_smallest_to_the_largest() -> None:
     one, two = Interval(value=0.2, low=0.1, high=0.3), Interval(value=0.4, low=0.0, high=0.9)
     assert over_seeds([one, None]) == one and over_seeds([]) is None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import CITIES, POSITIONS, make_facts, tiny_tokenizer
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import UnsupportedModel, UsageError
+from malmen_cli.language_models.loading import load_tokenizer
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import CausalTokenizing, Seq2SeqTokenizing
 
@@ -78,6 +81,13 @@ class TestWantedAnswer:
         nfc = CausalTokenizing(tokenizer, POSITIONS)
         assert nfc.wanted(nfc(PROMPT, "Sa\u0303o  Tome\u0301")) == "São Tomé"
 
+    def test_has_the_spaces_that_free_answers_have(self) -> None:
+        tokenizer = tiny_tokenizer.__wrapped__()
+        tokenizer.clean_up_tokenization_spaces = True
+        assert (
+            CausalTokenizing(tokenizer, POSITIONS).text_of(tokenizer("Who are you ?")["input_ids"]) == "Who are you ?"
+        )
+
 
 class TestRefusals:
     def test_a_text_of_all_positions_fits_and_one_token_more_does_not(self) -> None:
@@ -106,6 +116,13 @@ class TestRefusals:
             assert kind("It 日", "Paris").labels == (4,)
             with pytest.raises(UsageError, match="'東京' has characters that the tokenizer does not know"):
                 kind("It is", "東京")
+
+    @pytest.mark.parametrize("family", ["gpt2", "t5", "bert"])
+    def test_a_folder_without_a_tokenizer(self, family: str, tmp_path: Path) -> None:
+        """transformers makes one, of some families with a token for what is unknown and no other."""
+        AutoConfig.for_model(family).save_pretrained(tmp_path)
+        with pytest.raises(UnsupportedModel):
+            load_tokenizer(tmp_path)
 
     def test_a_tokenizer_without_character_offsets(self) -> None:
         with pytest.raises(UsageError, match="no character offsets"):

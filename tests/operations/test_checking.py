@@ -10,6 +10,7 @@ from tiny_models import World, make_facts, make_world
 
 from malmen_cli.cli import check_tables
 from malmen_cli.facts import FactSet
+from malmen_cli.language_models.tokenizing import Tokenizing
 from malmen_cli.operations import checking
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.checking import Check
@@ -37,6 +38,15 @@ def test_blocks_make_no_difference(world: World, monkeypatch: pytest.MonkeyPatch
     assert at_once.before.locality is not None and at_once.before.generalization is not None
     monkeypatch.setattr(checking, "BLOCK", 2)
     assert check(world) == at_once
+
+
+def test_an_active_fact_that_would_be_refused_today_keeps_no_other_from_being_applied(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:  # a malmen that took such targets
+        earlier.setattr(Tokenizing, "_require_sayable", lambda *_: None)
+        world.apply(replace(make_facts(1, start=20)[0], target="Paris</s>"))
+    assert check(world).checked_old == len(OLD)
 
 
 def test_the_first_that_are_wrong_are_named_all_are_counted_and_old_ones_are_always_named(

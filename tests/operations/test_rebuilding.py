@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tiny_models import World, everything, make_facts, make_world
 
 from malmen_cli.errors import VerificationFailed
 from malmen_cli.ledger import Item, ObjectStore, collect, collectable, store, verify_ledger
+from malmen_cli.ledger.recovery import recover
 from malmen_cli.operations.diff import diff_states
 from malmen_cli.operations.export import export
 from malmen_cli.operations.rebuilding import rebuild
@@ -110,25 +110,51 @@ def test_what_was_lost_is_solved_again_too(world: World, how: str) -> None:
         assert [tensor.as_dict() for tensor in diff_states(ledger, model, base, state).tensors] == figures
     reverted = world.revert("HEAD")
     assert reverted.solved and any("earlier bytes are lost" in words for words in reverted.warnings)
-    assert reverted.entry.details["device"] == "cpu" and file_digests(world.checkpoint) == was
+    assert reverted.entry.details["from"] == "rows" and file_digests(world.checkpoint) == was
     with world.ledger() as (ledger, _):
         assert verify_ledger(ledger).problems == []
 
 
-def test_the_threads_of_then_are_those_of_a_rebuild(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    drop(world)
+def test_so_it_is_where_bytes_of_the_head_are_lost_too(world: World) -> None:
+    was = file_digests(world.checkpoint)
+    world.apply(*make_facts(2, start=3))
+    with world.ledger() as (ledger, model), ledger.read() as db:
+        for number in (2, 3):
+            for digest in store.state(db, model.id, number).values():
+                ledger.objects.path(digest).unlink()
+        assert rebuild(ledger, model, store.resolve_entry(db, "#2", model.id))
+    with pytest.raises(VerificationFailed, match="before this entry are not stored"):  # and it could not be withdrawn
+        world.revert("HEAD")
     with world.ledger() as (ledger, model):
-        with ledger.read() as db:
-            entry = store.resolve_entry(db, "#2", model.id)
-        found, whole = list[int](), Workbench.solve
+        assert recover(ledger, model, "malmen recover", restore=True).error is None
+    world.revert("HEAD")
+    assert file_digests(world.checkpoint) == was
 
-        def solve(bench: Workbench) -> Solved:
-            found.append(torch.get_num_threads())
-            return whole(bench)
 
+def test_the_threads_of_then_are_those_of_a_rebuild(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the apply, also where a revert has found its bytes stored since."""
+    found, whole = list[int](), Workbench.solve
+
+    def solve(bench: Workbench) -> Solved:
+        found.append(torch.get_num_threads())
+        return whole(bench)
+
+    torch.set_num_threads(2)
+    try:
+        world.apply(*make_facts(1, start=3))
+    finally:
+        torch.set_num_threads(1)
+    world.apply(*make_facts(1, start=4))
+    world.revert("HEAD")
+    world.apply(*make_facts(1, start=5))
+    with world.ledger() as (ledger, model):
+        assert collect(ledger, collectable(ledger, ["states"]), "malmen gc")
         monkeypatch.setattr(Workbench, "solve", solve)
-        assert rebuild(ledger, model, replace(entry, details={**entry.details, "threads": 2, "device": "cuda:99"}))
-    assert (found, torch.get_num_threads()) == ([2], 1)
+        for number in (3, 5):
+            with ledger.read() as db:
+                entry = store.resolve_entry(db, f"#{number}", model.id)
+            assert rebuild(ledger, model, entry)
+    assert (found, torch.get_num_threads()) == ([2, 2], 1)
 
 
 def test_without_the_rows_nothing_is_made_up(world: World) -> None:
