@@ -119,7 +119,9 @@ def revert_entry(
             try:
                 changes = revert_from_objects(ledger, model, wanted)
             except VerificationFailed as error:
-                if not active:  # the base, of which there is nothing to solve
+                # Of the base there is nothing to solve, and what only cannot be read today is not lost.
+                is_lost = not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, FileNotFoundError)
+                if not active or not is_lost:
                     raise
                 warnings.append(f"solved again, since earlier bytes are lost: {error.message}")
                 details = {"from": "rows"}
