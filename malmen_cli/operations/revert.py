@@ -119,9 +119,7 @@ def revert_entry(
             try:
                 changes = revert_from_objects(ledger, model, wanted)
             except VerificationFailed as error:
-                # Of the base there is nothing to solve, and what only cannot be read today is not lost.
-                is_lost = not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, FileNotFoundError)
-                if not active or not is_lost:
+                if not active or not _is_lost(error):  # of the base there is nothing to solve
                     raise
                 warnings.append(f"solved again, since earlier bytes are lost: {error.message}")
                 details = {"from": "rows"}
@@ -185,6 +183,13 @@ def revert_entry(
             settlement=settlement,
             anew=anew,
         )
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether bytes are missing or damaged, by the error of who read them; what only cannot be read today is not."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is None or isinstance(error, FileNotFoundError)
 
 
 def _mirrored(delta: ParameterDelta, before: str, after: str) -> ParameterDelta:
