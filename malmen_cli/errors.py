@@ -97,6 +97,12 @@ class WrongBase(MalmenError):
     exit_code = ExitCode.WRONG_BASE
 
 
+def as_sentence(remedy: str) -> str:
+    """A remedy, which is not empty, to stand by itself; a command that it begins with stays as it is typed."""
+    start = remedy[0] if remedy.startswith("malmen ") else remedy[0].upper()
+    return f"{start}{remedy[1:]}{'' if remedy.endswith(('.', '?')) else '.'}"
+
+
 NOT_OURS = "something else changed the checkpoint: run malmen recover --restore, or register a copy as another model"
 """The remedy for a checkpoint that is not as the ledger left it."""
 

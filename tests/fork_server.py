@@ -26,20 +26,31 @@ CROWD = HERE / "concurrency"
 STUCK_AFTER = 60.0  # seconds beyond a job's own time, until a process counts as stuck and is killed
 
 
+def environment(*more: Path) -> dict[str, str]:
+    """For subprocesses: this malmen, on one thread, in no workspace but the one that the command names.
+
+    Args:
+        more: further places to import from.
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALMEN_", "PYTEST_CURRENT_"))}
+    places = (Path(malmen_cli.__file__).parents[1], *more)
+    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, places))}
+
+
 class Server:
-    """Start it, `ask` it jobs, `close` it."""
+    """Start it, `ask` it jobs, `close` it.
+
+    Attributes:
+        started_in: the `environment` of when it was started, some of which is read while modules are imported.
+    """
 
     def __init__(self, *, torch: bool) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MALMEN_")}
-        places = (Path(malmen_cli.__file__).parents[1], HERE, CROWD)
-        environment = kept | {
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "PYTHONPATH": os.pathsep.join(map(str, places)),
-        }
+        self.started_in = environment()
         command = [sys.executable, __file__, *(["--torch"] if torch else [])]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._process = subprocess.Popen(command, env=environment, **pipes)
+        self._process = subprocess.Popen(
+            command, env=environment(HERE, CROWD) | {"TOKENIZERS_PARALLELISM": "false"}, **pipes
+        )
 
     def ask(self, job: str, **arguments: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None

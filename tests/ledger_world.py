@@ -175,3 +175,11 @@ def _solve(ledger: Ledger, model: ModelRecord, active: dict[str, FactRef]) -> li
             data = hashlib.shake_256(seed).digest(len(data))
         changes.append(TensorChange(name, state.get(name, base), digest_bytes(data), data))
     return changes
+
+
+def lose(path: Path, how: str) -> None:
+    """Have an object of the ledger "removed" or "damaged"."""
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    if how == "removed":
+        path.unlink()

@@ -7,7 +7,6 @@ editor that `train_editor` made in two steps. Whatever takes a seed gives the sa
 from __future__ import annotations
 
 import atexit
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fork_server import Server
+from fork_server import Server, environment
 from safetensors_folders import file_digests
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-import malmen_cli
 from malmen_cli.config import EditorConfig, TrainingConfig
 from malmen_cli.facts import Fact, FactSet
 from malmen_cli.facts.fact import Unrelated
@@ -256,12 +254,6 @@ def load(folder: Path, *, float64: bool = True, layers: Sequence[str] | None = N
     return LanguageModel(folder, layers=layers, dtype=torch.float64 if float64 else None)
 
 
-def environment() -> dict[str, str]:
-    """For subprocesses: this malmen, on one thread, in no workspace but the one that the command names."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALMEN_", "PYTEST_CURRENT_"))}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(malmen_cli.__file__).parents[1])}
-
-
 def start_malmen(world: World, *arguments: str | Path) -> subprocess.Popen[str]:
     """`python -m malmen_cli ARGUMENTS --workspace ...` in a process of its own, its words in pipes."""
     command = [sys.executable, "-m", "malmen_cli", *_words(world, arguments)]
@@ -275,8 +267,8 @@ def run_malmen(world: World, *arguments: str | Path) -> tuple[int, str, str]:
 
 def run_program(folder: Path, *words: str) -> tuple[int, str, str]:
     """The same of any command in a folder, in a process of its own that need not import torch first."""
-    server, started_in = _server()
-    if environment() != started_in:  # some of it is read while modules are imported
+    server = _server()
+    if environment() != server.started_in:
         command = [sys.executable, "-m", "malmen_cli", *words]
         done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout, done.stderr
@@ -289,8 +281,8 @@ def _words(world: World, arguments: Sequence[str | Path]) -> list[str]:
 
 
 @cache
-def _server() -> tuple[Server, dict[str, str]]:
-    """What forks this process's commands, and the environment that it was started in."""
+def _server() -> Server:
+    """What forks this process's commands."""
     server = Server(torch=True)
     atexit.register(server.close)
-    return server, environment()
+    return server

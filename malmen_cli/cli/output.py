@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from malmen_cli.cli.style import Style, styled, terminal_width
-from malmen_cli.errors import ExitCode
+from malmen_cli.errors import ExitCode, as_sentence
 from malmen_cli.facts import printable
 
 _MEANINGS = {
@@ -69,9 +69,7 @@ def complain(message: str, remedy: str | None) -> None:
     """An error in words, with what to do about it."""
     say(f"malmen: {message}")
     if remedy:
-        # A command stays as it is typed.
-        start = remedy[0] if remedy.startswith("malmen ") else remedy[0].upper()
-        say(f"  {start}{remedy[1:]}{'' if remedy.endswith(('.', '?')) else '.'}")
+        say(f"  {as_sentence(remedy)}")
 
 
 def print_json(value: Any) -> None:

@@ -177,10 +177,7 @@ class CausalTokenizing(Tokenizing):
             if stop > start and not is_special
         ]
         if not target.strip() or not target_tokens or target_tokens[0] == 0:
-            raise UsageError(
-                f"the tokenizer leaves nothing to supervise in {joint!r:.100}",
-                remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
-            )
+            raise _nothing_to_supervise(joint)
         self._require_sayable(ids[target_tokens[0] : target_tokens[-1] + 1], target)
         ids = (*ids[: target_tokens[-1] + 1], *self._end(after))
         return self._checked(Tokens(ids[:-1], ids[target_tokens[0] :]), joint)
@@ -224,10 +221,7 @@ class Seq2SeqTokenizing(Tokenizing):
         own = [i for i, is_special in enumerate(special) if not is_special]
         input_ids = self.prompt_ids(prompt)
         if not target or not own or not input_ids:
-            raise UsageError(
-                f"the tokenizer leaves nothing to supervise in {target!r:.100}",
-                remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
-            )
+            raise _nothing_to_supervise(target)
         self._require_sayable(ids[own[0] : own[-1] + 1], target)
         labels = (*ids[own[0] : own[-1] + 1], *self._end())
         decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
@@ -281,3 +275,10 @@ class ClassTokenizing(Tokenizing):
 
     def text_of(self, labels: Sequence[int]) -> str:
         return ", ".join(self.names[label] for label in labels)
+
+
+def _nothing_to_supervise(text: str) -> UsageError:
+    return UsageError(
+        f"the tokenizer leaves nothing to supervise in {text!r:.100}",
+        remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
+    )

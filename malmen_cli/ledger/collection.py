@@ -69,7 +69,7 @@ def collectable(ledger: Ledger, scopes: Iterable[Scope], model: ModelRecord | No
 def needed_objects(db: sqlite3.Connection, model: ModelRecord) -> set[str]:
     """Tensors of a model that must be there: its base's, its head's, and those of an entry still pending."""
     state = store.state(db, model.id)
-    base = {*store.resolve_entry(db, "#1", model.id).details["base_tensors"], *state}
+    base = {*store.base_tensors(db, model.id), *state}
     needed = {model.manifest.tensors[name].digest for name in base} | set(state.values())
     pending = store.pending_entry(db, model.id)
     for delta in [] if pending is None else store.deltas_of(db, pending.id):

@@ -116,7 +116,7 @@ def _keep_again(ledger: Ledger, model: ModelRecord, state: Mapping[str, str]) ->
     Solving needs those of the base, reverting to this state later the edited ones. Returns the tensors' names.
     """
     with ledger.read() as db:
-        base = store.resolve_entry(db, "#1", model.id).details["base_tensors"]
+        base = store.base_tensors(db, model.id)
     digests = {name: model.manifest.tensors[name].digest for name in base} | dict(state)
     lost = [name for name, digest in digests.items() if not ledger.objects.is_sound(digest)]
     require_room(ledger, model, changed=(), objects=[model.manifest.slot(name).length for name in lost])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -198,15 +198,26 @@ def state(db: sqlite3.Connection, model_id: int, up_to: int | None = None) -> di
     return digests
 
 
+def numbers_with(db: sqlite3.Connection, model_id: int, active_digest: str) -> Iterator[int]:
+    """Numbers of the applied entries that left this very active set in force, the newest first."""
+    query = "SELECT number FROM entries WHERE model_id = ? AND active_digest = ? AND status = 'applied'"
+    return (row["number"] for row in db.execute(f"{query} ORDER BY number DESC", (model_id, active_digest)))
+
+
+def base_tensors(db: sqlite3.Connection, model_id: int) -> list[str]:
+    """Names of the tensors whose base bytes were stored when the model was registered."""
+    names: list[str] = resolve_entry(db, "#1", model_id).details["base_tensors"]
+    return names
+
+
 def find_state(db: sqlite3.Connection, model_id: int, active_digest: str) -> dict[str, str] | None:
     """The state after the newest entry that left this very active set in force; None where none has.
 
     A state of which gc has dropped a tensor is passed over: it can be solved again from its rows. The empty active set
     is always found: it was in force at registration, and its state is the base, which is never dropped.
     """
-    query = "SELECT number FROM entries WHERE model_id = ? AND active_digest = ? AND status = 'applied'"
-    for row in db.execute(f"{query} ORDER BY number DESC", (model_id, active_digest)):
-        found = state(db, model_id, row["number"])
+    for number in numbers_with(db, model_id, active_digest):
+        found = state(db, model_id, number)
         if not dropped_objects(db, found.values()):
             return found
     return None

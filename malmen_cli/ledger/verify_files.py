@@ -51,8 +51,7 @@ def verify_objects(
 
 
 def _add_base_objects(db: sqlite3.Connection, model: ModelRecord, referenced: set[str]) -> None:
-    register = store.resolve_entry(db, "#1", model.id)
-    referenced.update(model.manifest.tensors[name].digest for name in register.details["base_tensors"])
+    referenced.update(model.manifest.tensors[name].digest for name in store.base_tensors(db, model.id))
 
 
 def _add_needed(db: sqlite3.Connection, model: ModelRecord, needed: set[str]) -> None:

@@ -90,10 +90,10 @@ class Questions:
     ) -> None:
         tokens = model.tokenizing
         # A fact of earlier entries may be one that is refused today.
-        old = [fact for fact in old if tokens.fits(fact.prompt, fact.target) is not None]
-        self.model, self.new, self.old, self._states = model, new, old, states
+        asked = [(fact, text) for fact in old if (text := tokens.fits(fact.prompt, fact.target)) is not None]
+        self.model, self.new, self.old, self._states = model, new, [fact for fact, _ in asked], states
         self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
-        self.old_edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in old)
+        self.old_edits = PackedTexts(text for _, text in asked)
         self.rephrases, self.unrelated = (_fitting(tokens, new, kind) for kind in ("rephrase", "unrelated"))
         self.sample = min(sample, len(new))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from malmen_cli import __version__
 from malmen_cli.checkpoint.digests import digest_bytes
-from malmen_cli.errors import NumericalFailure, UsageError
+from malmen_cli.errors import NumericalFailure, UsageError, as_sentence
 from malmen_cli.evaluation.comparison import Comparison, Contender, Point, Question
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import Ledger, ModelRecord
@@ -112,7 +112,7 @@ def compare(
                 # there, and the others go on.
                 why = f"{_no_point(key)}: {error.message}."
                 if error.remedy:
-                    why += f" {error.remedy[:1].upper()}{error.remedy[1:].rstrip('.')}."
+                    why += f" {as_sentence(error.remedy)}"
                 failed = [*(x for x in comparison.failed if x != key), key]
                 comparison = _noting(comparison.model_copy(update={"failed": failed}), [why])
                 folder.save(comparison)

@@ -54,9 +54,8 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
 
 def _made_with(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> dict[str, Any]:
     """Details of the newest entry that solved for the facts of `entry`, which may have found the bytes stored."""
-    query = "SELECT number FROM entries WHERE model_id = ? AND active_digest = ? AND status = 'applied'"
-    for row in db.execute(f"{query} ORDER BY number DESC", (model.id, entry.active_digest)):
-        details = store.resolve_entry(db, f"#{row['number']}", model.id).details
+    for number in store.numbers_with(db, model.id, entry.active_digest):
+        details = store.resolve_entry(db, f"#{number}", model.id).details
         if "threads" in details:
             return details
     return entry.details

@@ -112,7 +112,6 @@ def revert_entry(
             newest = store.deltas_of(db, head.id)
         warnings: list[str] = []
         rows: list[NewRows] = []
-        anew = False
         details: dict[str, Any] = {"from": "objects"}
         changes = None
         if wanted is not None:
@@ -149,8 +148,8 @@ def revert_entry(
             solved = bench.solve()
             changes, deltas, rows = solved.changes, solved.deltas, bench.fresh
             warnings += solved.warnings
-            anew = not editor.per_fact
-            details = {"from": "model" if anew else "rows", **environment(bench.placement.device)}
+            made = "rows" if editor.per_fact else "model"
+            details = {"from": made, **environment(bench.placement.device)}
         entry = commit_entry(
             ledger,
             EntryDraft(
@@ -181,7 +180,7 @@ def revert_entry(
             solved=details["from"] != "objects",
             warnings=warnings,
             settlement=settlement,
-            anew=anew,
+            anew=details["from"] == "model",
         )
 
 

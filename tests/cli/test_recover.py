@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from ledger_world import lose
 from safetensors_folders import file_digests
 from tiny_models import TINY_TRAINING, Fact, World, fact_set, make_facts, make_world, run_malmen
 
@@ -134,10 +135,8 @@ def test_an_interrupted_entry_that_something_else_wrote_over_starts_again(
 def test_what_the_ledger_lost_of_the_head_is_kept_again(world: World, edited: dict[str, str], how: str) -> None:
     with world.ledger() as (ledger, model), ledger.read() as db:
         path = ledger.objects.path(next(iter(store.state(db, model.id).values())))
-    path.chmod(0o644)
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    lose(path, how)
     if how == "removed":
-        path.unlink()
         code, _, err = run_malmen(world, "revert", "HEAD")
         assert code == 12 and "malmen recover --restore" in err
     assert run_malmen(world, "verify", "-q")[0] == 12
@@ -152,13 +151,9 @@ def test_what_the_ledger_lost_of_the_head_is_kept_again(world: World, edited: di
 def test_so_is_what_it_lost_of_a_base_that_was_never_edited(world: World, how: str) -> None:
     with world.ledger() as (ledger, model):
         with ledger.read() as db:
-            tensors = store.resolve_entry(db, "#1", model.id).details["base_tensors"]
+            tensors = store.base_tensors(db, model.id)
         for tensor in tensors:
-            path = ledger.objects.path(model.manifest.tensors[tensor].digest)
-            path.chmod(0o644)
-            path.write_bytes(path.read_bytes()[:-1] + b"?")
-            if how == "removed":
-                path.unlink()
+            lose(ledger.objects.path(model.manifest.tensors[tensor].digest), how)
     code, out, _ = run_malmen(world, "recover", "--restore")
     assert code == 0 and "tensors that the ledger had lost kept again" in out
     assert run_malmen(world, "verify", "-q")[0] == 0
