@@ -79,7 +79,7 @@ class TrainingConfig(RunSettings):
     )
     batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens per model batch
     editor_rows: int = Field(default=4096, ge=1, le=MANY)  # rows per hyper-network chunk
-    kept_states: float = Field(default=16.0, ge=0, le=1 << 20)  # GiB on disk of hidden states below the edited layers
+    kept_states: float = Field(default=16.0, ge=0, le=1 << 20)  # GiB of lower hidden states, training and held-out each
     held_out: float = Field(default=0.05, gt=0, lt=1)  # share of rows kept for validation, by subject
     max_held_out: int = Field(default=400, ge=1, le=MANY)  # rows
     validate_every: int | None = Field(default=None, ge=1, le=MANY)  # steps; None: a fifth of the run

@@ -78,6 +78,19 @@ class Factor:
             known = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
             self._eigen = (values[known], vectors[:, known])
 
+    @property
+    def is_deficient(self) -> bool:
+        """Whether rounding has wiped out directions, in which `solve` gives nothing."""
+        return self._eigen is not None
+
+    def inverse_diagonal(self, least: float) -> Float[Tensor, "k"]:
+        """The diagonal of the inverse; directions that rounding has wiped out have `least` for an eigenvalue."""
+        if self._eigen is not None:
+            values, vectors = self._eigen
+            shares = vectors.square()
+            return (shares / values).sum(1) + (1 - shares.sum(1)).clamp(min=0) / least
+        return self.solve(torch.eye(len(self.matrix), dtype=self.matrix.dtype, device=self.matrix.device)).diagonal()
+
     def solve(self, right: Float[Tensor, "k ..."]) -> Float[Tensor, "k ..."]:
         columns = right if right.ndim == 2 else right[:, None]
         if self._eigen is not None:

@@ -64,7 +64,10 @@ class Solution:
 
     @cached_property
     def condition_number(self) -> float:
-        """cond(A), estimated by Lanczos iteration on A and on its inverse: a lower bound, within a few per cent."""
+        """cond(A), estimated by Lanczos iteration on A and on its inverse: a lower bound, within a few per cent.
+
+        Where rounding has wiped out directions of A their eigenvalue is taken for lambda, the least that it can be.
+        """
         matrix, factor = self._factor.matrix, self._factor
         if self._rows is not None:
             # A has the eigenvalues of V V^T + lambda I, and lambda besides when V has fewer rows than columns. With
@@ -77,7 +80,8 @@ class Solution:
                 matrix.add_(self._preserved.second_moment, alpha=self.preserved_strength)
             matrix.diagonal().add_(self.ridge)
             factor = Factor(matrix)
-        return largest_eigenvalue(lambda x: matrix @ x, matrix) * largest_eigenvalue(factor.solve, matrix)
+        largest = largest_eigenvalue(lambda x: matrix @ x, matrix)
+        return largest / self.ridge if factor.is_deficient else largest * largest_eigenvalue(factor.solve, matrix)
 
     def leverages(self, keys: Iterable[Tensor]) -> Iterator[Float[Tensor, "n"]]:
         """u^T A^-1 u of every row u of the solve, float64, 0 to 1: how far the solution is free to follow that row.
@@ -89,8 +93,7 @@ class Solution:
         """
         matrix = self._factor.matrix
         if self._rows is not None:
-            inverse = self._factor.solve(torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device))
-            leverages = (1 - self.ridge * inverse.diagonal()[: self._n]).clamp(0, 1)
+            leverages = (1 - self.ridge * self._factor.inverse_diagonal(self.ridge)[: self._n]).clamp(0, 1)
         start = 0
         for chunk in keys:
             if self._rows is not None:

@@ -241,7 +241,8 @@ class ClassTokenizing(Tokenizing):
     """The prompt is read alone; the target names a class, in any case.
 
     A head with one logit has two classes, the logit being that of the second: FEVER's REFUTES and SUPPORTS, unless
-    the model's configuration names the second one otherwise.
+    the model's configuration names the second one otherwise. Words for true and false stand for the two of them, but
+    where the second one is itself called by a word for false.
 
     Args:
         names: of the classes, as the configuration gives them, one per logit.
@@ -253,16 +254,20 @@ class ClassTokenizing(Tokenizing):
         super().__init__(*args, **settings)
         if self.chat or self.end_of_text:
             raise UsageError("a classification model takes no chat template and says no end of text")
-        if len(names) > 1:
-            self.names = list(names)
-            self._classes = {name.casefold(): place for place, name in enumerate(names)}
-        else:
-            own = names[0] if names and not re.fullmatch(r"LABEL_\d+", names[0]) else "SUPPORTS"
+        self.names = [name.strip() for name in names]
+        words: dict[str, int] = {}
+        if len(names) <= 1:
+            own = self.names[0] if names and not re.fullmatch(r"LABEL_\d+", self.names[0]) else "SUPPORTS"
             self.names = ["REFUTES" if own == "SUPPORTS" else f"not {own}", own]
-            self._classes = dict.fromkeys((*_TRUE, own.casefold()), 1)
-            self._classes |= dict.fromkeys((*_FALSE, self.names[0].casefold()), 0)
-        if len(set(self.names)) != len(self.names):
-            raise UnsupportedModel("two classes of the model have one name", remedy="Mend id2label in config.json.")
+            if own.casefold() not in _FALSE:
+                words = dict.fromkeys(_FALSE, 0) | dict.fromkeys(_TRUE, 1)
+        classes = {name.casefold(): place for place, name in enumerate(self.names)}
+        if len(classes) < len(self.names):
+            raise UnsupportedModel(
+                "two classes of the model have one name, but for case and spaces",
+                remedy="Mend id2label in config.json.",
+            )
+        self._classes = words | classes
 
     def __call__(self, prompt: str, target: str) -> Tokens:
         label = self._classes.get(target.strip().casefold())

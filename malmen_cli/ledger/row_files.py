@@ -25,7 +25,7 @@ class RowSpans(Sequence[RowSpan]):
 
     def __init__(self, edit_digests: Sequence[str], counts: Iterable[int]) -> None:
         self.edit_digests = edit_digests
-        self._starts = array("q", [0])
+        self._starts = array("I", [0])
         for count in counts:
             self._starts.append(self._starts[-1] + count)
 

@@ -64,9 +64,10 @@ class ResidualStream:
                 states = self.after.reach(partial(self.model.head.references, batch))
             ends = [length - 1 for length in batch.lengths]
             for place, (row, end) in enumerate(zip(batch.rows, ends, strict=True)):
-                outputs[row] = states[place, end].to(self.model.device)
+                # Copies: a view would keep all of its batch.
+                outputs[row] = states[place, end].to(self.model.device, copy=True)
                 for kept, found in zip(keys, capture.keys, strict=True):
-                    kept[row] = found.view(*states.shape[:2], -1)[place, end].to(self.model.device)
+                    kept[row] = found.view(*states.shape[:2], -1)[place, end].to(self.model.device, copy=True)
         return [torch.stack(rows) for rows in keys], torch.stack(outputs)
 
     def states(self, texts: Sequence[Tokens], batch_tokens: int) -> list[Tensor]:

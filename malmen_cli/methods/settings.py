@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from malmen_cli.config import MANY, RunSettings, read_settings, resolve
 from malmen_cli.methods.registry import Method
@@ -40,7 +40,8 @@ class UltraEditSettings(MethodSettings):
 class MiniBatchSettings(MethodSettings):
     """What fine-tuning in mini-batches, epoch after epoch over all facts, has to be told (AdamW, betas 0.9 and 0.999).
 
-    `seed` is that of the order of facts, drawn anew for each epoch.
+    `seed` is that of the order of facts, drawn anew for each epoch. A relative rate alone takes the place of the
+    method's own learning rate.
     """
 
     learning_rate: float | None = Field(gt=0, le=1e3)  # AdamW, the same throughout
@@ -52,6 +53,12 @@ class MiniBatchSettings(MethodSettings):
     small_loss: float = Field(ge=0)  # nats: batches below it take no step, and an epoch below it is the last; 0: never
     batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once
 
+    @model_validator(mode="before")
+    @classmethod
+    def _relative(cls, given: object) -> object:
+        is_alone = isinstance(given, dict) and "relative_rate" in given and "learning_rate" not in given
+        return {**given, "learning_rate": None} if isinstance(given, dict) and is_alone else given
+
 
 class FineTuningSettings(MiniBatchSettings):
     """Fine-tuning of all edited layers (FT).
@@ -61,7 +68,7 @@ class FineTuningSettings(MiniBatchSettings):
     """
 
     method: Literal["ft"] = "ft"
-    learning_rate: float = Field(default=5e-4, gt=0, le=1e3)
+    learning_rate: float | None = Field(default=5e-4, gt=0, le=1e3)
     weight_decay: float = Field(default=5e-4, ge=0)
     epochs: int = Field(default=5, ge=1, le=MANY)
     batch_facts: int = Field(default=32, ge=1, le=MANY)

@@ -223,17 +223,22 @@ def few(method: str, facts: int) -> str:
     )
 
 
+def largest_set(editor: EditorRecord) -> int | None:
+    """The most facts that an editor was trained to edit at once; None of a method without training."""
+    largest: int | None = editor.config.get("config", {}).get("facts_per_step")
+    # No step had more facts than there were to train on.
+    return None if largest is None else min(largest, editor.scores.get("rows", largest))
+
+
 def out_of_range(editor: EditorRecord, active: int) -> list[str]:
     """A warning where the editor was never trained, or calibrated, to edit as many, or as few, facts at once."""
     calibrated = editor.scores.get("calibrated_on")
     if calibrated is not None and calibrated < min(FEW, active):
         return [few(method_of(editor.config).name, calibrated)]
-    trained = editor.config.get("config", {})
-    largest = trained.get("facts_per_step")
+    largest = largest_set(editor)
     if largest is None:
         return []
-    largest = min(largest, editor.scores.get("rows", largest))  # no step had more facts than there were to train on
-    smallest = 1 if trained.get("sample_size") else largest
+    smallest = 1 if editor.config["config"].get("sample_size") else largest
     if smallest <= active <= largest:
         return []
     sizes = f"{smallest:,} to {largest:,}" if smallest < largest else f"{largest:,}"

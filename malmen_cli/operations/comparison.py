@@ -19,7 +19,7 @@ from malmen_cli.facts import FactSet
 from malmen_cli.ledger import Ledger, ModelRecord
 from malmen_cli.ledger.entry_rows import now
 from malmen_cli.methods.registry import method_of
-from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor
+from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, largest_set
 from malmen_cli.operations.comparison_bench import ComparisonBench, Entrant
 from malmen_cli.operations.editors import settings_of
 from malmen_cli.operations.environment import environment
@@ -59,7 +59,7 @@ def compare(
     """
     entrants = _entrants(editors, options)
     free, told = _free(ledger, facts, entrants, options)
-    trained_for = [int(n) for entrant in entrants if (n := entrant.contender.settings.get("facts_per_step"))]
+    trained_for = [size for entrant in entrants if (size := largest_set(entrant.record)) is not None]
     within = sorted({min(size, len(free)) for size in sizes or [min(trained_for, default=len(free))]})
     question = Question(
         model=model.name,

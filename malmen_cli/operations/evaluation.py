@@ -32,7 +32,15 @@ from malmen_cli.ledger import (
 )
 from malmen_cli.ledger.evaluations import Evaluation, keep_evaluation
 from malmen_cli.methods.registry import method_of
-from malmen_cli.operations.active import ActiveSet, Chosen, active_now, choose_editor, out_of_range, reference
+from malmen_cli.operations.active import (
+    ActiveSet,
+    Chosen,
+    active_now,
+    choose_editor,
+    largest_set,
+    out_of_range,
+    reference,
+)
 from malmen_cli.operations.draws import choose, draw_of
 from malmen_cli.operations.editors import settings_of, trained_on
 from malmen_cli.operations.environment import environment
@@ -62,9 +70,7 @@ def evaluate_file(ledger: Ledger, model: ModelRecord, facts: FactSet, options: E
         lessons = TrainedOn.of([]) if known_editor is None else lessons_of(ledger, known_editor)
         known = [] if lessons is None else [i for i, fact in enumerate(facts) if lessons.knows_prompt(fact)]
         free = _free(facts, known if options.overlap == "leave-out" else [])
-        size = options.n_edits or (
-            None if known_editor is None else known_editor.config["config"].get("facts_per_step")
-        )
+        size = options.n_edits or (None if known_editor is None else largest_set(known_editor))
         size = min(size or len(free), len(free))
         editor = Chosen(known_editor) if known_editor is not None else _made(ledger, model, facts.facts, options)
         opened = open_editor(

@@ -10,13 +10,17 @@ from malmen_cli.language_models.texts import Tokens
 
 
 class PackedTexts(Sequence[Tokens]):
-    """A list of `Tokens` that takes 4 bytes a token and 12 a text, where objects take some 700 bytes a text."""
+    """A list of `Tokens` that takes 12 bytes a text and 2 a token (4 of a vocabulary past 65,536), where objects take
+    some 700 bytes a text.
+    """
 
     def __init__(self, texts: Iterable[Tokens]) -> None:
-        self._ids = array("I")
+        self._ids = array("H")
         self._stops = array("I", [0])  # of the text before: then three to each text, one to each of its lists
         for text in texts:
             for ids in (text.input_ids, text.labels, text.decoder_input_ids):
+                if self._ids.typecode == "H" and max(ids, default=0) > 0xFFFF:
+                    self._ids = array("I", self._ids)
                 self._ids.extend(ids)
                 self._stops.append(len(self._ids))
 

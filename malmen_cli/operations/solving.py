@@ -86,6 +86,7 @@ def solve_active(
                 )
             equation.update(keys.to(device), value_diffs.to(device))
             del keys, value_diffs  # before the next chunk is read
+        give_back_freed()  # what the chunks took: the solve's matrices do not fit into their gaps
         solution = editor.solve(index, equation)
         if inspect is not None:
             inspect(layer, solution, partial(_chunks, slices, read))
@@ -94,20 +95,16 @@ def solve_active(
         condition = solution.condition_number
         if condition > CONDITION_LIMIT:
             tensors.warn(f"{layer.name}: the normal equation is ill-conditioned (condition number {condition:.1e})")
-        tensors.add(
-            layer,
-            solution.param_shift,
-            figures={
-                "rows": equation.n,
-                "form": solution.form,
-                "residual": solution.residual,
-                "condition_number": condition,
-            },
-            ridge=solution.ridge,
-            step_size=float(editor.step_size(index)),
-            preserved_strength=solution.preserved_strength,
-        )
-        del equation, solution  # before the next layer's
+        shift, ridge, strength = solution.param_shift, solution.ridge, solution.preserved_strength
+        figures = {
+            "rows": equation.n,
+            "form": solution.form,
+            "residual": solution.residual,
+            "condition_number": condition,
+        }
+        del equation, solution  # before there are tensors too
+        step_size = float(editor.step_size(index))
+        tensors.add(layer, shift, figures=figures, ridge=ridge, step_size=step_size, preserved_strength=strength)
     return tensors.solved
 
 

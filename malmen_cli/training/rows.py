@@ -46,7 +46,8 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     twice what is wanted is trained on, unless there are only such: then the smallest is held out.
 
     Raises:
-        UsageError: fewer than two subjects, so that nothing can be held out, or no fact that the model has room for.
+        UsageError: fewer than two subjects, so that nothing can be held out, or no fact that the model has room for, or
+            but one fact to train on: one row has no moments.
     """
     edits = [tokenizing.fits(fact.prompt, fact.target) for fact in facts]
     fitting = {(fact.prompt, fact.target): edit for fact, edit in zip(facts, edits, strict=True) if edit is not None}
@@ -70,10 +71,15 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     if not apart:
         smallest = min(subjects, key=lambda subject: len(groups[subject]))
         apart[smallest] = groups[smallest]
-    elif len(apart) == len(subjects):
+    fits = sum(map(len, groups.values()))
+    while len(apart) > 1 and fits - sum(map(len, apart.values())) < 2:
         apart.popitem()
     held_out = [fact for group in apart.values() for fact in group]
     kept = [fact for subject in subjects if subject not in apart for fact in groups[subject]]
+    if len(kept) < 2:
+        raise UsageError(
+            "an editor needs two facts to train on, beside those held out", remedy="Train on a larger fact file."
+        )
     trained = lend_unrelated(kept, kept, seed)
     train, dropped = _tokenise(kept, trained, fitting, tokenizing)
     validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), fitting, tokenizing)

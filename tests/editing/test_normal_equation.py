@@ -232,6 +232,19 @@ class TestForms:
         wanted = float(torch.linalg.cond(problem.matrix))
         assert 0.94 * wanted <= problem.solve(form).condition_number <= (1 + 1e-9) * wanted
 
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("n", [20, 60])
+    def test_where_cholesky_fails_the_condition_number_and_the_leverages_are_not_those_of_what_is_left(
+        self, form: Form, n: int
+    ) -> None:
+        key = 1e3 * torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        keys = key.expand(n, 30).contiguous()
+        solution = Problem(keys, torch.ones(n, 4, dtype=torch.float64), 1e-12).solve(form)
+        assert solution._factor.is_deficient, "not hard enough"
+        assert solution.condition_number == pytest.approx(n * float(key.square().sum()) / 1e-12, rel=1e-6)
+        leverages = torch.cat(list(solution.leverages([keys])))
+        assert torch.allclose(leverages, torch.full_like(leverages, 1 / n), rtol=1e-6)
+
 
 class TestStreaming:
     @theorem

@@ -54,6 +54,22 @@ class TestClassNames:
         spam = classes("spam")
         assert [spam("A letter.", target).labels for target in ("Spam", "not spam", "yes")] == [(1,), (0,), (1,)]
 
+    @pytest.mark.parametrize("own", ["no", "Refutes", "0"])
+    def test_of_one_logit_that_has_a_name_for_false(self, own: str) -> None:
+        one = classes(own)
+        assert [one("A claim.", target).labels for target in (own, own.upper(), f"not {own}")] == [(1,), (1,), (0,)]
+        assert one.text_of([1]) == own
+        with pytest.raises(UsageError, match="names none of the model's classes"):
+            one("A claim.", "yes")
+
+    def test_are_told_without_case_and_outer_spaces(self) -> None:
+        two = classes(" Pos", "neg ")
+        assert [two("A claim.", target).labels for target in ("pos", " NEG")] == [(0,), (1,)]
+        assert two.text_of([0, 1]) == "Pos, neg"
+        for other in ("POS", "Pos "):
+            with pytest.raises(UnsupportedModel, match="one name"):
+                classes("Pos", other)
+
     def test_of_several_logits_are_the_models_own(self) -> None:
         three = classes("entailment", "neutral", "contradiction")
         assert three("A claim.", "NEUTRAL").labels == (1,)

@@ -72,6 +72,19 @@ def test_the_first_step_is_adamw_on_the_gradients_of_autograd(family: tuple[str,
         assert float((shift - step).norm() / step.norm()) <= 1e-6
 
 
+def test_a_relative_rate_alone_takes_the_place_of_the_learning_rate(tmp_path: Path) -> None:
+    model = load(save_tiny_model(tmp_path / "model"))
+
+    def shifts(**settings: float) -> list[torch.Tensor]:
+        parsed = FineTuningSettings.model_validate({"epochs": 1, "weight_decay": 0, "batch_facts": 8, **settings})
+        return FineTuning(parsed, model.shapes).shifts(model, make_facts(3))
+
+    for one, ten in zip(shifts(relative_rate=1e-4), shifts(relative_rate=1e-3), strict=True):
+        assert float((10 * one - ten).norm() / ten.norm()) <= 1e-5  # Adam's first step is as large as the rate
+    kept = FineTuningSettings.model_validate(FineTuningSettings().model_dump())
+    assert kept.learning_rate == 5e-4  # as editors of before have both
+
+
 def test_hidden_states_that_are_kept_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(save_tiny_model(tmp_path / "model"))
     method = FineTuning(FineTuningSettings(epochs=2, batch_facts=2, learning_rate=1e-2), model.shapes)

@@ -163,6 +163,19 @@ def test_facts_that_are_learnt_are_left_as_they_are(model: LanguageModel) -> Non
     assert float((target_outputs(stream, lookups, QUICK) - outputs).norm() / outputs.norm()) > 0.1
 
 
+def test_what_is_read_keeps_no_batches(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, held = torch.stack, list[tuple[int, int]]()
+
+    def watched(rows: list[torch.Tensor]) -> torch.Tensor:
+        held.extend((row.untyped_storage().nbytes(), row.nbytes) for row in rows)
+        return stack(rows)
+
+    monkeypatch.setattr(torch, "stack", watched)
+    heads = [lookup_of(model.tokenizing, fact, []).heads()[0] for fact in make_facts(6)]
+    ResidualStream(model).read(heads, [0, 1], 2048)
+    assert len(held) == 18 and all(storage == row for storage, row in held)
+
+
 def test_the_layers_together_reach_the_targets(model: LanguageModel) -> None:
     settings = QUICK.model_copy(update={"covariance_weight": 1e-7, "prefixes": ()})
     stream, facts = ResidualStream(model), make_facts(6)

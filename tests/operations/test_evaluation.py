@@ -138,6 +138,7 @@ class TestFile:
         assert out_of_range(editor, rows) == []
         [words] = out_of_range(editor, rows + 1)
         assert f"was trained for {f'1 to {rows}' if sample_size else rows} at once" in words
+        assert of_file(small, make_facts(rows + 5)).edited == rows
 
     def test_facts_without_room_are_left_out_and_counted(self, world: World) -> None:
         long = Fact("of the " * POSITIONS + "land", "Rome")

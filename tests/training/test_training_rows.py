@@ -50,7 +50,13 @@ def test_facts_without_a_subject_count_by_prompt() -> None:
 def test_at_least_one_and_at_most_so_many_rows_are_held_out() -> None:
     assert len(split(make_facts(12), share=0.001).held_out) == 1
     assert len(split(make_facts(12), share=0.9, largest=3).held_out) == 3
-    assert len(split(make_facts(2), share=0.99).train) == 1
+    assert len(split(make_facts(12), share=0.99).train) == 2
+    assert len(split(make_facts(3), share=0.01).train) == 2
+
+
+def test_one_fact_to_train_on_is_too_few() -> None:
+    with pytest.raises(UsageError, match="needs two facts to train on"):
+        split(make_facts(2))
 
 
 @pytest.mark.parametrize("seed", range(8))
