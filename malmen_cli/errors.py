@@ -103,7 +103,10 @@ def as_sentence(remedy: str) -> str:
     return f"{start}{remedy[1:]}{'' if remedy.endswith(('.', '?')) else '.'}"
 
 
-NOT_OURS = "something else changed the checkpoint: run malmen recover --restore, or register a copy as another model"
+NOT_OURS = (
+    "something else changed the checkpoint: malmen recover --restore puts edited layers back, a backup of yours what "
+    "else has changed; or register a copy as another model"
+)
 """The remedy for a checkpoint that is not as the ledger left it."""
 
 

@@ -123,7 +123,8 @@ def apply(
       malmen apply - --json < facts.jsonl
 
     All active facts are solved together from the base, so the result does not depend on the order of applies. A new
-    target for the prompt of an active fact supersedes it. Nothing is asked: `malmen revert` undoes it.
+    target for the prompt of an active fact supersedes it. Nothing is asked: `malmen revert` undoes it. Where every
+    fact is active already nothing happens, and the exit status is 0.
 
     Gates are ES, GS, LS (shares of the target's tokens) and UNCHANGED (of the base's own answers to unrelated prompts),
     with _GENERATED of free answers; each must hold of the new facts, and of all earlier ones that stay; with NEW_ or
@@ -236,11 +237,13 @@ def _show(applied: Applied) -> None:
     proposal = applied.proposal
     additions, facts = proposal.additions, proposal.facts
     if facts.duplicates:
-        say(f"{plural(facts.duplicates, 'exact duplicate')} dropped")
+        say(f"{plural(facts.duplicates, 'repeated record')} merged")
     if facts.conflicts_dropped:
         say(f"{plural(facts.conflicts_dropped, 'conflicting record')} dropped (--on-conflict)")
     if applied.check is None:
-        say(f"Nothing to do: all {plural(len(additions.already_active), 'fact')} are active already.")
+        one = len(additions.already_active) == 1
+        all_of_them = "the fact is" if one else f"all {len(additions.already_active):,} facts are"
+        say(f"Nothing to do: {all_of_them} active already, and nothing was asked (malmen eval FILE does).")
         return
     if proposal.made is not None:
         say(f"note: {proposal.made.note}")

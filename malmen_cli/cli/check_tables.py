@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from malmen_cli.cli.output import percent, plural, print_table
+from malmen_cli.cli.output import percent, plural, print_table, said
 from malmen_cli.facts import printable
 
 if TYPE_CHECKING:
@@ -21,7 +21,10 @@ def print_check(check: Check, asked: str = "new") -> None:
     """The tables of one check, on stdout; `asked`: what the facts are called that it asked first."""
     if check.answers:
         print_table(
-            [[printable(text, WIDTH) for text in (a.prompt, a.target, a.before, a.after)] for a in check.answers],
+            [
+                (printable(a.prompt, WIDTH), printable(a.target, WIDTH), said(a.before, WIDTH), said(a.after, WIDTH))
+                for a in check.answers
+            ],
             header=("prompt", "target", "before", "after"),
         )
         print()
@@ -38,7 +41,9 @@ def print_check(check: Check, asked: str = "new") -> None:
             [
                 (
                     asked if wrong.new else "earlier",
-                    *(printable(text, WIDTH) for text in (wrong.prompt, wrong.target, wrong.answer)),
+                    printable(wrong.prompt, WIDTH),
+                    printable(wrong.target, WIDTH),
+                    said(wrong.answer, WIDTH),
                 )
                 for wrong in check.wrong[:SHOWN_WRONG]
             ],

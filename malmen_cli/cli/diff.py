@@ -11,7 +11,7 @@ import typer
 from malmen_cli.cli.completion import states_and_checkpoint
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.options import DeviceOption, JsonOption, ModelOption, WorkspaceOption, open_ledger, short_id
-from malmen_cli.cli.output import epilog, plural, print_json, print_table, say
+from malmen_cli.cli.output import epilog, plural, print_json, print_table, said, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import Fact, printable
 from malmen_cli.ledger import unmoved
@@ -205,7 +205,13 @@ def _show_answers(asked: Asked, limit: int) -> None:
     if changed and limit:
         print_table(
             [
-                (answer.kind, *map(_cut, (answer.prompt, answer.target, answer.before, answer.after)))
+                (
+                    answer.kind,
+                    _cut(answer.prompt),
+                    _cut(answer.target),
+                    said(answer.before, WIDTH),
+                    said(answer.after, WIDTH),
+                )
                 for answer in changed[:limit]
             ],
             header=("", "prompt", "target", "before", "after"),

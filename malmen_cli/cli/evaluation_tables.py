@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from malmen_cli.cli.output import percent, plural, print_table, tell
+from malmen_cli.cli.output import percent, plural, print_table, said, tell
 from malmen_cli.facts import printable
 
 if TYPE_CHECKING:
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from malmen_cli.evaluation.groups import GroupBy
     from malmen_cli.evaluation.measures import Change
     from malmen_cli.evaluation.report import Kind, Report
+    from malmen_cli.evaluation.six_scores import Pair
     from malmen_cli.operations.evaluated import Evaluated
 
 _LEGEND = """\
@@ -78,8 +79,15 @@ def _print_scores(report: Report, generated: bool) -> None:
         ]
         print_table(rows, header=("", "edit prompts", "rephrases", "unrelated prompts"))
         print()
-    count = sum(score is not None for _, pair in six for score in (pair.forced, pair.generated))
-    tell(f"Harmonic mean of {those_there(count)}, ES, GS and unchanged: {_score(six.harmonic_mean)}")
+    there = [(name, pair) for (_, pair), name in zip(six, ("ES", "GS", "unchanged"), strict=True) if any(_both(pair))]
+    count = sum(score is not None for _, pair in there for score in _both(pair))
+    *first, last = [name for name, _ in there] or ["none"]
+    names = f"{', '.join(first)} and {last}" if first else last
+    tell(f"Harmonic mean of {those_there(count)}, {names}: {_score(six.harmonic_mean)}")
+
+
+def _both(pair: Pair) -> tuple[Score | None, Score | None]:
+    return pair.forced, pair.generated
 
 
 def _print_groups(report: Report, by: GroupBy, asked: bool) -> None:
@@ -140,9 +148,9 @@ def _value(score: Score | None) -> str:
 def _print_answers(report: Report, sample: int) -> None:
     rows: list[Sequence[str]] = []
     for result in report.of_kind("edit")[:sample]:
-        answers = [said.answer if said.generated is None else said.generated for said in (result.before, result.after)]
-        cells = zip((result.prompt, result.target, *answers), WIDTHS, strict=True)
-        rows.append([printable(text, width) for text, width in cells])
+        answers = [one.answer if one.generated is None else one.generated for one in (result.before, result.after)]
+        asked = [printable(text, width) for text, width in zip((result.prompt, result.target), WIDTHS[:2], strict=True)]
+        rows.append([*asked, *(said(text, width) for text, width in zip(answers, WIDTHS[2:], strict=True))])
     if rows:
         print_table(rows, header=("prompt", "target", "base", "edited"))
         print()

@@ -81,14 +81,12 @@ def gc(
         with ledger.read() as db:
             record = None if model is None else find_model(db, model)
         found = collectable(ledger, scopes or SCOPES, record)
-        if not scopes and not (dry_run and (json or quiet)):
-            for scope in SCOPES:
-                of_scope = [item for item in found if item.scope == scope]
-                say(f"  --{scope:<11}  {_amount(of_scope):<24}  {_MEANINGS[scope]}")
-            if dry_run:
-                return
-            raise UsageError("nothing to drop was named", remedy="give one or more of these scopes")
-        if dry_run:
+        if not scopes and not (json or quiet):
+            of_scopes = {scope: [item for item in found if item.scope == scope] for scope in SCOPES}
+            print_table([(f"--{scope}", _amount(items), _MEANINGS[scope]) for scope, items in of_scopes.items()])
+            say("Nothing was dropped: name one or more of these scopes.")
+            return
+        if dry_run or not scopes:
             _show(found, [], json, quiet, dry_run=True)
             return
         dropped = _drop(ledger, found, yes, lock_timeout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from malmen_cli.cli.output import percent, print_fields, print_json, print_table
+from malmen_cli.cli.output import percent, print_fields, print_json, print_table, said, say
 from malmen_cli.facts import printable
 from malmen_cli.ledger import store
 from malmen_cli.ledger.evaluations import Evaluation, evaluation_named, evaluations, results_of
@@ -22,7 +22,7 @@ def print_list(db: sqlite3.Connection, model: str | None, *, json: bool, quiet: 
         for evaluation in found:
             print(evaluation.id)
     elif not found:
-        print("There are no evaluations yet.")
+        say("There are no evaluations yet.")
     else:
         rows = [
             (
@@ -134,12 +134,12 @@ def _fact_row(result: dict[str, Any]) -> list[object]:
     edit = result.get("edit")
     after = edit.get("after") if isinstance(edit, dict) else None
     after = after if isinstance(after, dict) else {}
-    said = after.get("generated")
+    free = after.get("generated")
     accuracy = after.get("accuracy")
     return [
         result.get("number", "-"),
         result.get("prompt", "-"),
         result.get("target", "-"),
-        after.get("answer", "-") if said is None else said,
+        said(str(after.get("answer", "-") if free is None else free), 28),
         percent(_figure(accuracy)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, putting_back, remaining, store
+from malmen_cli.ledger import Entry, putting_back, remaining, reverters, store
 
 
 def register(app: typer.Typer) -> None:
@@ -48,11 +49,12 @@ def log(
         models = {m.id: m for m in store.models(db)}
         models |= {i: store.model_with_id(db, i) for i in {entry.model_id for entry in entries} - models.keys()}
         heads = {store.head(db, model_id).id for model_id in models}
-        left: dict[str, frozenset[str]] = {}
+        undone: dict[str, list[str]] = {}
         again: set[str] = set()
         for model_id in {entry.model_id for entry in entries}:
             history = store.fold(db, model_id)
-            left |= remaining(history)
+            left, by = remaining(history), reverters(history)
+            undone |= {entry_id: list(dict.fromkeys(by[entry_id].values())) for entry_id in left if not left[entry_id]}
             again |= putting_back(history)
     if json:
         print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
@@ -71,7 +73,7 @@ def log(
                     models[entry.model_id].name,
                     entry.kind,
                     _what(entry, entry.id in again),
-                    _mark(entry, entry.id in heads, left.get(entry.id, frozenset())),
+                    _mark(entry, entry.id in heads, undone.get(entry.id, [])),
                 )
                 for entry in entries
             ],
@@ -79,11 +81,12 @@ def log(
         )
 
 
-def _mark(entry: Entry, is_head: bool, left: frozenset[str]) -> str:
+def _mark(entry: Entry, is_head: bool, reverters: Sequence[str]) -> str:
+    """`reverters`: the reverts that have taken out all of its facts."""
     if entry.status != "applied":
         return "PENDING"
-    gone = entry.kind in ("apply", "revert") and not left
-    return " ".join([*(["HEAD"] if is_head else []), *(["reverted"] if gone else [])])
+    gone = [f"reverted by {', '.join(map(short_id, reverters))}"] if reverters else []
+    return " ".join([*(["HEAD"] if is_head else []), *gone])
 
 
 def _what(entry: Entry, again: bool) -> str:
@@ -98,7 +101,8 @@ def _what(entry: Entry, again: bool) -> str:
     if entry.kind == "rebase":
         return f"{plural(facts.get('active', 0), 'fact')} moved to editor {entry.editor_id}"
     if entry.kind == "revert":
-        target = (entry.target or "").removeprefix("sha256:")[:10]
-        fate = "put back" if again else "taken out"
-        return f"{plural(facts.get('taken_out', 0), 'fact')} of {target} {fate}, {facts.get('active')} active"
+        target = short_id(entry.target or "")
+        fate, moved = ("put back", "revived") if again else ("taken out", "removed")
+        count = facts.get(moved, facts.get("taken_out", 0))  # entries of before know only how many were named
+        return f"{plural(count, 'fact')} of {target} {fate}, {facts.get('active')} active"
     return ""

@@ -182,9 +182,9 @@ def command_line() -> str:
     return encodable(shlex.join(["malmen", *sys.argv[1:]]))
 
 
-def short_id(record: Entry | EditorRecord) -> str:
-    """The short form of an id that is shown and accepted everywhere."""
-    return record.id.removeprefix("sha256:")[:10]
+def short_id(record: Entry | EditorRecord | str) -> str:
+    """The short form of an id, also of a record's, that is shown and accepted everywhere."""
+    return (record if isinstance(record, str) else record.id).removeprefix("sha256:")[:10]
 
 
 def entry_json(entry: Entry, model: ModelRecord, head: bool) -> dict[str, object]:

@@ -160,6 +160,11 @@ def _fit(widths: list[int], room: int, whole: Sequence[bool]) -> None:
             widths[widest] -= 1
 
 
+def said(answer: str, limit: int) -> str:
+    """A model's answer, cut to `limit` characters; in words where it is empty."""
+    return printable(answer, limit) or "(nothing)"
+
+
 def percent(value: float | None) -> str:
     """A score as people read it; `-` where there was nothing to ask."""
     return "-" if value is None else f"{value:.3f}"

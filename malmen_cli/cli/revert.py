@@ -84,6 +84,7 @@ def revert(
                 "target": done.target.id,
                 "removed": [ref.fact_digest for ref in done.removed],
                 "revived": [ref.fact_digest for ref in done.revived],
+                "unmoved": [ref.fact_digest for refs in done.unmoved.values() for ref in refs],
                 "active": done.active,
                 "from": "objects" if not done.solved else "model" if done.anew else "rows",
             }
@@ -97,4 +98,6 @@ def revert(
             f"Reverted {short_id(done.target)}: {plural(len(done.removed), 'fact')} out, {len(done.revived)} back, "
             f"{done.active:,} active in {record.name}; {how}."
         )
+        for why, refs in done.unmoved.items():
+            print(f"{plural(len(refs), 'fact')} of it {'is' if len(refs) == 1 else 'are'} {why}.")
         print(f"Recorded as {short_id(done.entry)}. Undo: malmen revert {short_id(done.entry)}")

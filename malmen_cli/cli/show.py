@@ -18,11 +18,12 @@ from malmen_cli.cli.options import (
     WorkspaceOption,
     entry_json,
     open_ledger,
+    short_id,
 )
 from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, size
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, putting_back, store
+from malmen_cli.ledger import Entry, Fate, Holding, fates, holding, putting_back, reverters, store
 from malmen_cli.ledger.records import FIGURES
 
 
@@ -60,6 +61,7 @@ def show(
         # An interrupted entry is none of the history's: nobody has reverted its facts, and they are not in effect.
         there = any(other.id == entry.id for other in history)
         became = fates(history, entry.id, map(reference, listed)) if there else [None] * len(listed)
+        by = reverters(history).get(entry.id, {})
         again = entry.id in putting_back(history)
         held = holding(db, ledger.objects, owner, entry)
 
@@ -73,6 +75,7 @@ def show(
                 "target": fact.target,
                 "subject": fact.subject,
                 "in_effect": fate in ("in effect", "held by another entry"),
+                "reverted_by": by.get(fact.digest),
             }
             for number, (fact, fate) in enumerate(zip(listed, became, strict=True), 1)
         ]
@@ -86,6 +89,7 @@ def show(
     if quiet:
         print(entry.id)
         return
+    news = [_news(fate, by.get(fact.digest)) for fact, fate in zip(listed, became, strict=True)]
     print_fields(
         [
             ("entry", f"#{entry.number} {entry.id}" + (" HEAD" if is_head else "")),
@@ -97,7 +101,7 @@ def show(
             *([("editor", entry.editor_id)] if entry.editor_id else []),
             *([("former editor", str(entry.details.get("former_editor")))] if entry.kind == "rebase" else []),
             *([("source", printable(entry.source, limit=None))] if entry.source else []),
-            *([("facts", _facts(entry, became, again))] if listed else []),
+            *([("facts", _facts(entry, news, again))] if listed else []),
             ("on disk", _on_disk(held)),
         ]
     )
@@ -106,8 +110,10 @@ def show(
         print()
         rows = [(when, *(percent(check[when].get(key)) for key in ("ES", "GS", "LS"))) for when in ("before", "after")]
         print_table(rows, header=("active facts" if entry.kind == "rebase" else "new facts", "ES", "GS", "LS"))
-        still_wrong = check.get("still_wrong", len(check["wrong"]))
-        print(f"{still_wrong} still wrong, {check['checked_old']} older facts asked again")
+        old = sum(not wrong.get("new") for wrong in check["wrong"])  # all of these are named
+        new = check.get("still_wrong", len(check["wrong"])) - old
+        older = f", {old} of {plural(check['checked_old'], 'older fact')} asked again" if check["checked_old"] else ""
+        print(f"still wrong: {new} of {plural(len(listed), 'fact')}{older}")
     gates = entry.details.get("gates")
     if gates:
         print()
@@ -137,9 +143,9 @@ def show(
                     str(number),
                     printable(fact.prompt),
                     printable(fact.target),
-                    _news(fate),
+                    what,
                 )
-                for number, (fact, fate) in enumerate(zip(listed[:facts], became[:facts], strict=True), 1)
+                for number, (fact, what) in enumerate(zip(listed[:facts], news[:facts], strict=True), 1)
             ],
             header=("fact", "prompt", "target", ""),
         )
@@ -147,18 +153,19 @@ def show(
             print(f"... and {len(listed) - facts} more (--facts {len(listed)})")
 
 
-def _news(fate: Fate | None) -> str:
-    """What became of a fact; nothing where it is as the entry left it."""
-    return "" if fate is None or fate == "in effect" else fate
+def _news(fate: Fate | None, by: str | None) -> str:
+    """What became of a fact, `by` which revert; nothing where it is as the entry left it."""
+    if fate is None or fate == "in effect":
+        return ""
+    return f"reverted by {short_id(by)}" if fate == "reverted" and by is not None else fate
 
 
-def _facts(entry: Entry, became: Sequence[Fate | None], again: bool) -> str:
+def _facts(entry: Entry, news: Sequence[str], again: bool) -> str:
     """How many there are, and what became of them; `again`: of a revert that has put them back."""
-    news = [_news(fate) for fate in became]
     counts = [f"{count} {words}" for words, count in Counter(filter(None, news)).items()]
     if entry.kind == "revert":
-        target = (entry.target or "").removeprefix("sha256:")[:10]
-        counts = [] if "" in news else ["reverted since"]
+        target = short_id(entry.target or "")
+        counts = [] if "" in news else [f"{', '.join(dict.fromkeys(news))} since"]
         done = f"put back, which {target} had taken out" if again else f"taken out of {target}"
         return "; ".join([f"{len(news)} {done}", *counts])
     return ", ".join([str(len(news)), *counts])

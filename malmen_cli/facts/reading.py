@@ -18,6 +18,9 @@ from malmen_cli.facts.json_records import json_records
 
 OnConflict = Literal["first", "last"]
 
+MOST = 1 << 30
+"""Bytes of a fact file, which is read as a whole: millions of facts."""
+
 _LAYOUT = 'one JSON object per line, at least {"prompt": "...", "target": "..."}'
 
 
@@ -78,7 +81,7 @@ def read_fact_set(
         lines = [f"{name}:{line}: {reason}" for line, reason in named]
         raise BadFacts(lines, remedy=" ".join(advice), more=problems.more)
     if not merging.kept:
-        remedy = f"Give it {_TABLE if format == 'csv' else _LAYOUT}."
+        remedy = f"Give it rows; {_TABLE}." if format == "csv" else f"Give it {_LAYOUT}."
         raise BadFacts([f"{name}:1: no facts in this file"], remedy=remedy)
     facts = tuple(kept.whole() for kept in merging.kept.values())
     source = path if isinstance(path, str) else encodable(path.name)
@@ -91,10 +94,11 @@ def named_csv(path: Path | Literal["-"]) -> bool:
 
 
 def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:
-    """What a file, or standard input, holds. Raises UsageError where it cannot be read."""
+    """What a file, or standard input, holds. Raises UsageError where it cannot be read, or is larger than `MOST`."""
     if isinstance(path, Path):
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                return _at_most(file.read(MOST + 1), path)
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
             why = (isinstance(error, OSError) and error.strerror) or str(error)
             problem = f"cannot read {printable(str(path), limit=None)}: {why}"
@@ -102,9 +106,19 @@ def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:
     stream = sys.stdin if stdin is None else stdin
     try:
         # The bytes beneath, where there are any: the locale's encoding has no say in what a fact file holds.
-        return stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode("utf-8", "surrogatepass")
+        whole = stream.buffer.read(MOST + 1) if hasattr(stream, "buffer") else None
+        return _at_most(stream.read(MOST + 1).encode("utf-8", "surrogatepass") if whole is None else whole, path)
     except (AttributeError, OSError, ValueError) as error:  # no standard input, or a closed one
         raise UsageError("cannot read standard input", remedy="Pipe facts into malmen, or name a fact file.") from error
+
+
+def _at_most(data: bytes, path: Path | Literal["-"]) -> bytes:
+    if len(data) > MOST:
+        what = "standard input" if path == "-" else printable(str(path), limit=None)
+        raise UsageError(
+            f"{what} is larger than {MOST >> 30} GiB", remedy="Give facts in several files, one at a time."
+        )
+    return data
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from malmen_cli.ledger.active_set import (
     fates,
     putting_back,
     remaining,
+    reverters,
     superseded_by,
 )
 from malmen_cli.ledger.collection import SCOPES, Item, Scope, collect, collectable
@@ -114,6 +115,7 @@ __all__ = [
     "require_there",
     "require_unlocked",
     "revert_from_objects",
+    "reverters",
     "settle",
     "split_named",
     "store",

@@ -52,16 +52,25 @@ class Additions:
     superseding: tuple[tuple[FactRef, FactRef], ...]
 
 
+def reverters(entries: Sequence[EntryFacts]) -> dict[str, dict[str, str]]:
+    """Per entry id, by the digest of each of its facts that later reverts have taken out, the newest of these reverts.
+
+    Entries are in ledger order. A revert that is itself reverted takes nothing out.
+    """
+    taken: dict[str, dict[str, str]] = {entry.id: {} for entry in entries}
+    for entry in reversed(entries):
+        if entry.kind == "revert" and entry.target is not None:
+            of_target = taken.setdefault(entry.target, {})
+            for fact in entry.facts:
+                if fact.fact_digest not in taken[entry.id]:
+                    of_target.setdefault(fact.fact_digest, entry.id)
+    return taken
+
+
 def remaining(entries: Sequence[EntryFacts]) -> dict[str, frozenset[str]]:
     """Per entry id, the digests of its facts that no later revert has taken out. Entries are in ledger order."""
-    taken: dict[str, set[str]] = {}
-    left: dict[str, frozenset[str]] = {}
-    for entry in reversed(entries):
-        facts = frozenset(fact.fact_digest for fact in entry.facts)
-        left[entry.id] = facts - taken.get(entry.id, set())
-        if entry.kind == "revert" and entry.target is not None:
-            taken.setdefault(entry.target, set()).update(left[entry.id])
-    return left
+    taken = reverters(entries)
+    return {entry.id: frozenset(fact.fact_digest for fact in entry.facts) - taken[entry.id].keys() for entry in entries}
 
 
 def active_facts(entries: Sequence[EntryFacts]) -> dict[str, FactRef]:

@@ -116,12 +116,12 @@ def pending_entry(db: sqlite3.Connection, model_id: int) -> Entry | None:
 
 
 def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None) -> Entry:
-    """The entry that a user names: its id or the first four or more digits of it, `HEAD`, `HEAD~2`, `#7`.
+    """The entry that a user names: its id or the first four or more digits of it, `HEAD`, `HEAD^`, `HEAD~2`, `#7`.
 
     Without `model_id` an id is looked for in all models, and the other forms mean the only model's entries.
     Raises UnknownName for none or several.
     """
-    if place := re.fullmatch(r"HEAD(?:~(\d{1,9}))?|#(\d{1,9})", text.strip()):
+    if place := re.fullmatch(r"HEAD(?:~(\d{1,9}))?|#(\d{1,9})", re.sub(r"^HEAD\^$", "HEAD~1", text.strip())):
         if model_id is None:
             model_id = only_model(db).id
         number = int(place[2]) if place[2] else head(db, model_id).number - int(place[1] or 0)

@@ -33,7 +33,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class WrongFact:
-    """An active fact whose target the edited model does not give, teacher-forced. `new`: of this entry."""
+    """An active fact whose target the edited model does not give, teacher-forced. `new`: of this entry.
+
+    `answer` ends with its first wrong token: so far it is what the model says freely too.
+    """
 
     prompt: str
     target: str
@@ -154,7 +157,8 @@ class _Wrong:
                 self.count += 1
                 if self.room:
                     self.room -= 1
-                    answer = self.model.tokenizing.text_of(predicted)
+                    wrong = next(i for i, (a, b) in enumerate(zip(predicted, tokens.labels, strict=True)) if a != b)
+                    answer = self.model.tokenizing.text_of(predicted[: wrong + 1])
                     self.named.append(WrongFact(fact.prompt, fact.target, answer, is_new, fact.edit_digest))
             yield tokens, predicted
 

@@ -123,10 +123,15 @@ def model_card(
         "",
         f"- base: {name}{_named_on_the_hub(record)}, digest `{record['base_digest']}`",
         f"- state: {named}, {count:,} active fact{'' if count == 1 else 's'}",
-        f"- editor: {'none' if record['editor'] is None else '`' + record['editor'] + '`'}",
-        f"- method: {_paper(record.get('method'))}, by malmen {record['malmen']}",
-        f"- edited tensors: {len(record['tensors'])}, each with its digests before and after in {_details(kind)}",
     ]
+    if record["editor"] is None:
+        lines.append(f"- written by malmen {record['malmen']}")
+    else:
+        lines += [
+            f"- editor: `{record['editor']}`",
+            f"- method: {_paper(record.get('method'))}, by malmen {record['malmen']}",
+            f"- edited tensors: {len(record['tensors'])}, each with its digests before and after in {_details(kind)}",
+        ]
     if "rank" in record:
         lines.append(f"- rank {record['rank']}, relative error of the shift {record['relative_error']:.2%} at most")
     if scores and scores.get("ES") is not None:

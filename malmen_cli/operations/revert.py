@@ -9,11 +9,12 @@ for a method that keeps no rows.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from malmen_cli.checkpoint.digests import short
 from malmen_cli.errors import MalmenError, UsageError, VerificationFailed
 from malmen_cli.facts import FactSet
 from malmen_cli.ledger import (
@@ -28,8 +29,9 @@ from malmen_cli.ledger import (
     Settlement,
     active_digest,
     commit_entry,
-    remaining,
+    putting_back,
     revert_from_objects,
+    reverters,
     store,
     writing,
 )
@@ -49,7 +51,8 @@ class Reverted:
     """What `revert` did.
 
     Attributes:
-        removed, revived: facts that left and that came (back) into force. solved: the rest was solved again.
+        removed, revived: facts that left and that came (back) into force. unmoved: those named that stay in
+            force, or out of it, by the reason. solved: the rest was solved again.
         anew: it was made anew with the language model, by a method that keeps no rows.
     """
 
@@ -57,6 +60,7 @@ class Reverted:
     target: Entry
     removed: list[FactRef]
     revived: list[FactRef]
+    unmoved: Mapping[str, Sequence[FactRef]]
     active: int
     solved: bool
     warnings: list[str]
@@ -94,11 +98,13 @@ def revert_entry(
                 remedy=f"`malmen show {shlex.quote(target_id)}` numbers them.",
             )
         chosen = [facts[number - 1] for number in dict.fromkeys(fact_numbers)] if fact_numbers else facts
-        in_effect = remaining(history)[target.id]
-        if not any(fact.digest in in_effect for fact in chosen):
+        by = reverters(history)[target.id]
+        if all(fact.digest in by for fact in chosen):
+            names = [short(entry) for entry in dict.fromkeys(by[fact.digest] for fact in chosen)]
+            what = "those facts are" if fact_numbers else f"entry {target_id} is"
             raise UsageError(
-                "those facts are reverted already" if fact_numbers else f"entry {target_id} is reverted already",
-                remedy="`malmen log` shows by which entry; revert that one to bring them back.",
+                f"{what} reverted already, by {', '.join(names)}",
+                remedy=f"To bring them back, revert that: {'; '.join(f'malmen revert {name}' for name in names)}",
             )
         taken = FactSet(tuple(chosen), target.source or "-")
         refs = tuple(map(reference, chosen))
@@ -150,6 +156,9 @@ def revert_entry(
             warnings += solved.warnings
             made = "rows" if editor.per_fact else "model"
             details = {"from": made, **environment(bench.placement.device)}
+        was, is_now = set(now.facts.values()), set(active.values())
+        removed = [fact for fact in now.facts.values() if fact not in is_now]
+        revived = [fact for fact in active.values() if fact not in was]
         entry = commit_entry(
             ledger,
             EntryDraft(
@@ -164,24 +173,42 @@ def revert_entry(
                 new_rows=rows,
                 command=command,
                 details={
-                    "facts": {"taken_out": len(chosen), "active": len(active)},
+                    "facts": {
+                        "taken_out": len(chosen),
+                        "removed": len(removed),
+                        "revived": len(revived),
+                        "active": len(active),
+                    },
                     "warnings": warnings,
                     **details,
                 },
             ),
         )
-        was, is_now = set(now.facts.values()), set(active.values())
+        back = entry.id in putting_back([*history, EntryFacts(entry.id, "revert", refs, target.id)])
         return Reverted(
             entry=entry,
             target=target,
-            removed=[fact for fact in now.facts.values() if fact not in is_now],
-            revived=[fact for fact in active.values() if fact not in was],
+            removed=removed,
+            revived=revived,
+            unmoved=_unmoved(refs, now.facts, active, back=back),
             active=len(active),
             solved=details["from"] != "objects",
             warnings=warnings,
             settlement=settlement,
             anew=details["from"] == "model",
         )
+
+
+def _unmoved(
+    named: Sequence[FactRef], was: Mapping[str, FactRef], active: Mapping[str, FactRef], *, back: bool
+) -> dict[str, list[FactRef]]:
+    """Of the facts that were to leave (`back`: to come back), those that did not, by the reason."""
+    before, after = ({fact.edit_digest for fact in facts.values()} for facts in (was, active))
+    stay = [fact for fact in named if fact.edit_digest in before and fact.edit_digest in after]
+    out = [fact for fact in named if fact.edit_digest not in before and fact.edit_digest not in after]
+    staying = "in force all along" if back else "still in force: another entry holds the same"
+    other = "still out of force: superseded, or reverted by another entry too" if back else "out of force before"
+    return {words: facts for words, facts in ((staying, stay), (other, out)) if facts}
 
 
 def _is_lost(error: BaseException | None) -> bool:

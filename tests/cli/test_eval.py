@@ -115,6 +115,8 @@ def test_words(world: World, file: Path) -> None:
     assert [row[0] for row in rows if row and row[0] in ("ES", "GS", "LS")] == ["ES", "GS", "LS"] * 2  # table, meaning
     assert "unchanged" in out and "teacher-forced" in out and "generated" in out
     assert "ran into --max-new-tokens" in out
+    alone = write_facts(file.with_name("alone.jsonl"), [Fact("The capital of Spain is", "Rome")])
+    assert "\nHarmonic mean of 2 scores, ES: " in printed(world, alone, *QUICK, "--no-keep")[0]
     assert "Harmonic mean of the six scores" in out and "contains" in out and "new over old" in out
     assert all(len(line) <= 100 for line in out.splitlines()[1:] if "->" in line or "[" in line)
 

@@ -110,7 +110,7 @@ def test_gc_forgets_them(tmp_path: Path, file: Path) -> None:
     for arguments, left in ((("--leftovers", "--states"), 1), (("--evaluations",), 0)):
         assert run_malmen(world, "gc", *arguments, "--yes")[0] == ExitCode.DONE
         assert len(ids(world)) == left
-    assert shown(world, "--list") == "There are no evaluations yet.\n"
+    assert printed(world, "--list") == ("", "There are no evaluations yet.\n")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_what_was_superseded_or_reverted_is_not_in_effect(tmp_path: Path, capfd:
         assert shown() == [("Rome", True), ("Oslo", True)]
         revert(ledger, first)
         assert shown() == [("Rome", False), ("Oslo", False)]
-        assert "2, 2 reverted" in run_here(capfd, "show", "#2", *place)[1]
+        assert "2, 2 reverted by " in run_here(capfd, "show", "#2", *place)[1]
 
 
 def test_what_a_revert_of_a_revert_puts_back_is_said_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +53,12 @@ def test_what_a_revert_of_a_revert_puts_back_is_said_so(tmp_path: Path, capfd: p
     said = run_here(capfd, "log", *place)[1].splitlines()
     assert " put back, " in said[0] and " taken out, " in said[1]
     assert "2 put back, which " in run_here(capfd, "show", "#4", *place)[1]
-    assert "2 taken out of " in (shown := run_here(capfd, "show", "#3", *place)[1]) and "reverted since" in shown
+    put_back = said[0].split()[1]
+    assert said[1].endswith(f"  reverted by {put_back}") and "reverted by" not in said[2]
+    assert "2 taken out of " in (shown := run_here(capfd, "show", "#3", *place)[1])
+    assert f"reverted by {put_back} since" in shown
+    [by] = {fact["reverted_by"] for fact in json.loads(run_here(capfd, "show", "#3", "--json", *place)[1])["facts"]}
+    assert by.startswith(f"sha256:{put_back}")
     with Ledger.open(workspace, writing=True) as ledger:
         revert(ledger, entries_of(ledger)[0])  # and out again
     said = run_here(capfd, "log", *place)[1].splitlines()
@@ -75,4 +80,4 @@ def test_a_reverted_fact_that_another_entry_holds_is_in_effect(
         revert(ledger, first)
     facts = json.loads(run_here(capfd, "show", "#2", "--json", *place)[1])["facts"]
     assert [(fact["target"], fact["in_effect"]) for fact in facts] == [("Rome", True), (fact("b").target, False)]
-    assert "2, 1 held by another entry, 1 reverted" in run_here(capfd, "show", "#2", *place)[1]
+    assert "2, 1 held by another entry, 1 reverted by " in run_here(capfd, "show", "#2", *place)[1]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from malmen_cli.errors import BadFacts, ExitCode, UsageError
-from malmen_cli.facts import Fact, FactSet, OnConflict, Unrelated, read_fact_set
+from malmen_cli.facts import Fact, FactSet, OnConflict, Unrelated, read_fact_set, reading
 from malmen_cli.facts.prompts import read_prompts
 
 
@@ -218,6 +218,24 @@ class TestSources:
             read_fact_set(tmp_path / name)
         assert caught.value.remedy
         assert not isinstance(caught.value, BadFacts)
+
+    def test_more_than_would_be_held_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        data = (row("p", "t") + "\n").encode()
+        (path := tmp_path / "facts.jsonl").write_bytes(data)
+        for limit in (len(data), len(data) - 1):
+            monkeypatch.setattr(reading, "MOST", limit)
+            for read in (
+                lambda: read_fact_set(path),
+                lambda: read_fact_set("-", stdin=io.TextIOWrapper(io.BytesIO(data))),
+                lambda: read_fact_set("-", stdin=io.StringIO(data.decode())),
+            ):
+                if limit == len(data):
+                    assert len(read()) == 1
+                else:
+                    with pytest.raises(UsageError, match="is larger than"):
+                        read()
+        with pytest.raises(UsageError, match="/dev/zero is larger than"):
+            read_fact_set(Path("/dev/zero"))
 
     def test_closed_standard_input(self) -> None:
         stream = io.StringIO()

@@ -15,6 +15,7 @@ from malmen_cli.ledger import (
     active_facts,
     fates,
     remaining,
+    reverters,
     superseded_by,
 )
 
@@ -59,6 +60,22 @@ def active_by_definition(entries: list[EntryFacts]) -> dict[str, FactRef]:
             if holds(index, ref):
                 active[ref.prompt] = ref
     return active
+
+
+@given(ledgers())
+def test_what_is_taken_out_comes_back_when_those_who_take_it_out_are_reverted(entries: list[EntryFacts]) -> None:
+    """Newest first, as often as somebody else is named."""
+    taken, left = reverters(entries), remaining(entries)
+    for entry in entries:
+        digests = {ref.fact_digest for ref in entry.facts}
+        assert taken[entry.id].keys() == digests - left[entry.id]
+        for digest in taken[entry.id]:
+            after, named = list(entries), list[str]()
+            while (by := reverters(after)[entry.id].get(digest)) is not None:
+                assert by not in named and next(other for other in after if other.id == by).target == entry.id
+                named.append(by)
+                after.append(whole_revert(f"again {len(named)}", after, next(e for e in after if e.id == by)))
+            assert digest in remaining(after)[entry.id]
 
 
 @given(ledgers())

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiny_models import World, make_facts, make_world
+from tiny_models import World, load, make_facts, make_world
 
 from malmen_cli.cli import check_tables
 from malmen_cli.facts import FactSet
@@ -58,6 +58,19 @@ def test_the_first_that_are_wrong_are_named_all_are_counted_and_old_ones_are_alw
     monkeypatch.setattr(checking, "NAMED", 1)
     assert check(world) == replace(everything, wrong=[*new[:1], *old])
     assert check(world).as_dict()["still_wrong"] == len(new) + len(old)
+
+
+def test_an_answer_that_is_wrong_ends_with_its_first_wrong_token(world: World) -> None:
+    """Behind it the target's own tokens were read: nobody would ever be told the rest."""
+    model = load(world.checkpoint)
+    fact = replace(NEW[0], target=" ".join(other.target for other in NEW[1:5]))
+    tokens = model.tokenizing(fact.prompt, fact.target)
+    first, second, *others = tokens.labels
+    assert others and first != second
+    predicted = [first, first, *reversed(others)]
+    wrong = checking._Wrong(model, 1)
+    assert list(wrong.watch([fact], [(tokens, predicted)], is_new=True)) == [(tokens, predicted)]
+    assert [named.answer for named in wrong.named] == [model.tokenizing.text_of([first, first])]
 
 
 @pytest.mark.parametrize("named", [3, 1000])

@@ -18,7 +18,7 @@ from tiny_models import World, environment, load, make_fact, make_facts, make_wo
 
 from malmen_cli.checkpoint import check_checkpoint, digest_bytes, read_manifest
 from malmen_cli.checkpoint.durable import TEMPORARY
-from malmen_cli.errors import ExitCode, MalmenError
+from malmen_cli.errors import ExitCode, MalmenError, UsageError
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import store
 from malmen_cli.operations.export import Exported, export
@@ -107,7 +107,11 @@ class TestFull:
         assert {name: found[name] for name in file_digests(base_of(world))} == file_digests(base_of(world))
         assert read_manifest(tmp_path / "out").digest == exported.record["base_digest"]  # editors would fit it
         assert exported.record["tensors"] == {} and exported.record["facts"]["count"] == 0
-        assert "a copy of the base" in (tmp_path / "out" / "README.md").read_text()
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "a copy of the base" in card and "- written by malmen " in card
+        assert "editor" not in card and "edited tensors" not in card and "MALMEN" not in card
+        with pytest.raises(UsageError, match="standard output"):
+            write(world, Path("-"))
 
     def test_of_a_tampered_checkpoint_is_refused(self, tmp_path: Path) -> None:
         world = make_world(tmp_path / "world")
