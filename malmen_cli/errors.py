@@ -104,8 +104,8 @@ def as_sentence(remedy: str) -> str:
 
 
 NOT_OURS = (
-    "something else changed the checkpoint: malmen recover --restore puts edited layers back, a backup of yours what "
-    "else has changed; or register a copy as another model"
+    "something else changed the checkpoint: malmen recover --restore puts the edited layers back; take anything else "
+    "from a backup, or register a copy as another model"
 )
 """The remedy for a checkpoint that is not as the ledger left it."""
 

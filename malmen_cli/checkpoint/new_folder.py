@@ -47,9 +47,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise UsageError where there is anything at `target` but an empty folder, or it is "-", which nobody means."""
-    if str(target) == "-":
-        raise UsageError("a folder cannot be written to standard output", remedy="name one")
+    """Raise UsageError where there is anything at `target` but an empty folder."""
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(
             f"{target} is there already and is not an empty folder", remedy="name another folder, or remove that one"

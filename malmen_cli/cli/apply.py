@@ -243,7 +243,7 @@ def _show(applied: Applied) -> None:
     if applied.check is None:
         one = len(additions.already_active) == 1
         all_of_them = "the fact is" if one else f"all {len(additions.already_active):,} facts are"
-        say(f"Nothing to do: {all_of_them} active already, and nothing was asked (malmen eval FILE does).")
+        say(f"Nothing to do: {all_of_them} active already, and nothing was asked (malmen eval ID asks an entry's).")
         return
     if proposal.made is not None:
         say(f"note: {proposal.made.note}")

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from malmen_cli.evaluation.groups import GroupBy
     from malmen_cli.evaluation.measures import Change
     from malmen_cli.evaluation.report import Kind, Report
-    from malmen_cli.evaluation.six_scores import Pair
     from malmen_cli.operations.evaluated import Evaluated
 
 _LEGEND = """\
@@ -79,15 +78,10 @@ def _print_scores(report: Report, generated: bool) -> None:
         ]
         print_table(rows, header=("", "edit prompts", "rephrases", "unrelated prompts"))
         print()
-    there = [(name, pair) for (_, pair), name in zip(six, ("ES", "GS", "unchanged"), strict=True) if any(_both(pair))]
-    count = sum(score is not None for _, pair in there for score in _both(pair))
-    *first, last = [name for name, _ in there] or ["none"]
+    counts = [sum(score is not None for score in (pair.forced, pair.generated)) for _, pair in six]
+    *first, last = [name for name, count in zip(("ES", "GS", "unchanged"), counts, strict=True) if count]
     names = f"{', '.join(first)} and {last}" if first else last
-    tell(f"Harmonic mean of {those_there(count)}, {names}: {_score(six.harmonic_mean)}")
-
-
-def _both(pair: Pair) -> tuple[Score | None, Score | None]:
-    return pair.forced, pair.generated
+    tell(f"Harmonic mean of {those_there(sum(counts))}, {names}: {_score(six.harmonic_mean)}")
 
 
 def _print_groups(report: Report, by: GroupBy, asked: bool) -> None:

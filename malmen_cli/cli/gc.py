@@ -73,6 +73,8 @@ def gc(
     """
     wanted = dict(zip(SCOPES, (leftovers, training, states, editors, evaluations), strict=True))
     scopes = [scope for scope in SCOPES if wanted[scope]]
+    if yes and not scopes:
+        raise UsageError("nothing to drop was named", remedy=f"give one or more of --{', --'.join(SCOPES)}")
     if model is not None and leftovers:
         raise UsageError("leftovers belong to no model", remedy="leave out --model or --leftovers")
     from malmen_cli.operations.models import find_model
@@ -82,7 +84,8 @@ def gc(
             record = None if model is None else find_model(db, model)
         found = collectable(ledger, scopes or SCOPES, record)
         if not scopes and not (json or quiet):
-            of_scopes = {scope: [item for item in found if item.scope == scope] for scope in SCOPES}
+            shown = [scope for scope in SCOPES if model is None or scope != "leftovers"]
+            of_scopes = {scope: [item for item in found if item.scope == scope] for scope in shown}
             print_table([(f"--{scope}", _amount(items), _MEANINGS[scope]) for scope, items in of_scopes.items()])
             say("Nothing was dropped: name one or more of these scopes.")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from malmen_cli.cli.output import percent, print_fields, print_json, print_table, said, say
+from malmen_cli.cli.output import percent, print_fields, print_json, print_table, say
 from malmen_cli.facts import printable
 from malmen_cli.ledger import store
 from malmen_cli.ledger.evaluations import Evaluation, evaluation_named, evaluations, results_of
@@ -140,6 +140,6 @@ def _fact_row(result: dict[str, Any]) -> list[object]:
         result.get("number", "-"),
         result.get("prompt", "-"),
         result.get("target", "-"),
-        said(str(after.get("answer", "-") if free is None else free), 28),
+        (after.get("answer", "-") if free is None else free) or "(nothing)",
         percent(_figure(accuracy)),
     ]

@@ -19,7 +19,9 @@ from malmen_cli.cli.options import (
 from malmen_cli.cli.output import epilog, percent, plural, print_json, print_table, say
 from malmen_cli.errors import ExitCode
 from malmen_cli.facts import printable
-from malmen_cli.ledger import Entry, putting_back, remaining, reverters, store
+from malmen_cli.ledger import Entry, putting_back, reverters, store
+
+_NAMED = 3  # reverts that are named as those that took an entry's facts out
 
 
 def register(app: typer.Typer) -> None:
@@ -53,8 +55,12 @@ def log(
         again: set[str] = set()
         for model_id in {entry.model_id for entry in entries}:
             history = store.fold(db, model_id)
-            left, by = remaining(history), reverters(history)
-            undone |= {entry_id: list(dict.fromkeys(by[entry_id].values())) for entry_id in left if not left[entry_id]}
+            by = reverters(history)
+            undone |= {
+                entry.id: list(dict.fromkeys(by[entry.id].values()))
+                for entry in history
+                if all(fact.fact_digest in by[entry.id] for fact in entry.facts)
+            }
             again |= putting_back(history)
     if json:
         print_json([entry_json(entry, models[entry.model_id], entry.id in heads) for entry in entries])
@@ -81,11 +87,12 @@ def log(
         )
 
 
-def _mark(entry: Entry, is_head: bool, reverters: Sequence[str]) -> str:
-    """`reverters`: the reverts that have taken out all of its facts."""
+def _mark(entry: Entry, is_head: bool, undone_by: Sequence[str]) -> str:
+    """`undone_by`: the reverts that have taken out all of its facts."""
     if entry.status != "applied":
         return "PENDING"
-    gone = [f"reverted by {', '.join(map(short_id, reverters))}"] if reverters else []
+    names = ", ".join(map(short_id, undone_by[:_NAMED])) + (", …" if len(undone_by) > _NAMED else "")
+    gone = [f"reverted by {names}"] if undone_by else []
     return " ".join([*(["HEAD"] if is_head else []), *gone])
 
 

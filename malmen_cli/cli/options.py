@@ -61,7 +61,9 @@ EditorOption = Annotated[
 ]
 EntryArgument = Annotated[
     str,
-    typer.Argument(metavar="ID", help="An entry: id or its first digits, HEAD, HEAD~1, #7.", autocompletion=entry_ids),
+    typer.Argument(
+        metavar="ID", help="An entry: id or its first digits, HEAD, HEAD^, HEAD~2, #7.", autocompletion=entry_ids
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print ids only.")]

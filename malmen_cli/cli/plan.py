@@ -217,7 +217,7 @@ def _show(planned: Plan) -> None:
             ("new", plural(len(additions.new), "fact")),
             ("superseding", plural(len(additions.superseding), "fact")),
             ("active already", plural(len(additions.already_active), "fact")),
-            ("duplicates", f"{plural(facts.duplicates, 'record')} dropped"),
+            ("duplicates", f"{plural(facts.duplicates, 'record')} merged"),
             *(
                 [("conflicts", f"{plural(facts.conflicts_dropped, 'record')} dropped (--on-conflict)")]
                 if facts.conflicts_dropped

@@ -99,5 +99,5 @@ def revert(
             f"{done.active:,} active in {record.name}; {how}."
         )
         for why, refs in done.unmoved.items():
-            print(f"{plural(len(refs), 'fact')} of it {'is' if len(refs) == 1 else 'are'} {why}.")
+            print(f"Not moved: {plural(len(refs), 'fact')}, {why}.")
         print(f"Recorded as {short_id(done.entry)}. Undo: malmen revert {short_id(done.entry)}")

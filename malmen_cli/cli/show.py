@@ -112,8 +112,10 @@ def show(
         print_table(rows, header=("active facts" if entry.kind == "rebase" else "new facts", "ES", "GS", "LS"))
         old = sum(not wrong.get("new") for wrong in check["wrong"])  # all of these are named
         new = check.get("still_wrong", len(check["wrong"])) - old
-        older = f", {old} of {plural(check['checked_old'], 'older fact')} asked again" if check["checked_old"] else ""
-        print(f"still wrong: {new} of {plural(len(listed), 'fact')}{older}")
+        older = f", {old:,} of {plural(check['checked_old'], 'older fact')} asked again" if check["checked_old"] else ""
+        # A rebase has no facts of its own, and has asked some of those that it moved.
+        of_all = f" of {plural(len(listed), 'fact')}" if listed else ""
+        print(f"still wrong: {new:,}{of_all}{older}")
     gates = entry.details.get("gates")
     if gates:
         print()

@@ -66,7 +66,8 @@ class Solution:
     def condition_number(self) -> float:
         """cond(A), estimated by Lanczos iteration on A and on its inverse: a lower bound, within a few per cent.
 
-        Where rounding has wiped out directions of A their eigenvalue is taken for lambda, the least that it can be.
+        Where rounding has wiped out directions of A their eigenvalue is taken for lambda, the least that it can be: an
+        upper bound there.
         """
         matrix, factor = self._factor.matrix, self._factor
         if self._rows is not None:

@@ -12,11 +12,11 @@ from malmen_cli.facts.fact import Fact
 
 @dataclass(frozen=True)
 class FactSet:
-    """Facts in file order, and what reading them dropped."""
+    """Facts in file order, and what reading them merged and dropped."""
 
     facts: tuple[Fact, ...]
     source: str  # file name, or "-" for standard input
-    duplicates: int = 0  # records dropped because they repeat the edit of a kept one
+    duplicates: int = 0  # records merged into a kept one, whose edit they repeat
     conflicts_dropped: int = 0  # records dropped by --on-conflict
 
     @cached_property

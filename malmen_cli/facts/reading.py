@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import AnyStr, Literal, TextIO
 
 from malmen_cli.errors import BadFacts, UsageError
 from malmen_cli.facts.csv_records import csv_records, is_csv
@@ -98,7 +99,7 @@ def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:
     if isinstance(path, Path):
         try:
             with path.open("rb") as file:
-                return _at_most(file.read(MOST + 1), path)
+                return b"".join(_at_most(file.read, path))
         except (OSError, ValueError) as error:  # ValueError: a NUL character in the path
             why = (isinstance(error, OSError) and error.strerror) or str(error)
             problem = f"cannot read {printable(str(path), limit=None)}: {why}"
@@ -106,19 +107,22 @@ def file_bytes(path: Path | Literal["-"], stdin: TextIO | None = None) -> bytes:
     stream = sys.stdin if stdin is None else stdin
     try:
         # The bytes beneath, where there are any: the locale's encoding has no say in what a fact file holds.
-        whole = stream.buffer.read(MOST + 1) if hasattr(stream, "buffer") else None
-        return _at_most(stream.read(MOST + 1).encode("utf-8", "surrogatepass") if whole is None else whole, path)
+        if hasattr(stream, "buffer"):
+            return b"".join(_at_most(stream.buffer.read, path))
+        return "".join(_at_most(stream.read, path)).encode("utf-8", "surrogatepass")
     except (AttributeError, OSError, ValueError) as error:  # no standard input, or a closed one
         raise UsageError("cannot read standard input", remedy="Pipe facts into malmen, or name a fact file.") from error
 
 
-def _at_most(data: bytes, path: Path | Literal["-"]) -> bytes:
-    if len(data) > MOST:
-        what = "standard input" if path == "-" else printable(str(path), limit=None)
-        raise UsageError(
-            f"{what} is larger than {MOST >> 30} GiB", remedy="Give facts in several files, one at a time."
-        )
-    return data
+def _at_most(read: Callable[[int], AnyStr], path: Path | Literal["-"]) -> Iterator[AnyStr]:
+    """All that there is to read, in pieces: a buffer for the most that there may be would be taken for every file."""
+    left = MOST
+    while piece := read(1 << 20):
+        left -= len(piece)
+        if left < 0:
+            what = "standard input" if path == "-" else printable(str(path), limit=None)
+            raise UsageError(f"{what} is larger than {MOST >> 30} GiB", remedy="Give the facts in several files.")
+        yield piece
 
 
 @dataclass(slots=True)

@@ -56,13 +56,13 @@ _SCORES = {"ES?": _FIGURE, "GS?": _FIGURE, "LS?": _FIGURE}
 _GATE_FIGURE = {"value": _FIGURE, "asked": _NUMBER, "holds": (bool,)}
 _CONVERTED = {"file": _TEXT, "digest": _TEXT, "size": _NUMBER, "modified_ns": _NUMBER}
 DETAILS = {
-    "facts?": {"in_file?": _NUMBER, "duplicates?": _NUMBER, "active?": _NUMBER, "taken_out?": _NUMBER},
+    "facts?": dict.fromkeys(("in_file?", "duplicates?", "active?", "taken_out?", "removed?", "revived?"), _NUMBER),
     "check?": {
         "before": _SCORES,
         "after": _SCORES,
         "checked_old": _NUMBER,
         "still_wrong?": _NUMBER,  # entries of earlier versions name all instead
-        "wrong": (list,),
+        "wrong": [{"new?": (bool,)}],
     },
     "gates?": {
         "gates": [{"gate": _TEXT, "figures": dict.fromkeys(("new?", "old?", "protected?"), _GATE_FIGURE)}],

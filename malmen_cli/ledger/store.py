@@ -121,7 +121,8 @@ def resolve_entry(db: sqlite3.Connection, text: str, model_id: int | None = None
     Without `model_id` an id is looked for in all models, and the other forms mean the only model's entries.
     Raises UnknownName for none or several.
     """
-    if place := re.fullmatch(r"HEAD(?:~(\d{1,9}))?|#(\d{1,9})", re.sub(r"^HEAD\^$", "HEAD~1", text.strip())):
+    asked = "HEAD~1" if text.strip() == "HEAD^" else text.strip()
+    if place := re.fullmatch(r"HEAD(?:~(\d{1,9}))?|#(\d{1,9})", asked):
         if model_id is None:
             model_id = only_model(db).id
         number = int(place[2]) if place[2] else head(db, model_id).number - int(place[1] or 0)

@@ -74,9 +74,10 @@ def fine_tune(
                 model.set_weights(weights)
             progress("fine-tuning", epoch * len(texts) + start + len(chosen), settings.epochs * len(texts))
         if not (math.isfinite(total) and all(bool(torch.isfinite(weight).all()) for weight in weights)):
+            rate = "learning_rate" if settings.learning_rate else "relative_rate"
             raise NumericalFailure(
                 f"fine-tuning diverged in epoch {epoch + 1}",
-                remedy="Set a smaller learning_rate in the method's settings.",
+                remedy=f"Set a smaller {rate} in the method's settings.",
             )
         if total / len(texts) < settings.small_loss:
             break

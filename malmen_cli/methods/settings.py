@@ -56,8 +56,7 @@ class MiniBatchSettings(MethodSettings):
     @model_validator(mode="before")
     @classmethod
     def _relative(cls, given: object) -> object:
-        is_alone = isinstance(given, dict) and "relative_rate" in given and "learning_rate" not in given
-        return {**given, "learning_rate": None} if isinstance(given, dict) and is_alone else given
+        return {"learning_rate": None, **given} if isinstance(given, dict) and "relative_rate" in given else given
 
 
 class FineTuningSettings(MiniBatchSettings):

@@ -226,8 +226,8 @@ def few(method: str, facts: int) -> str:
 def largest_set(editor: EditorRecord) -> int | None:
     """The most facts that an editor was trained to edit at once; None of a method without training."""
     largest: int | None = editor.config.get("config", {}).get("facts_per_step")
-    # No step had more facts than there were to train on.
-    return None if largest is None else min(largest, editor.scores.get("rows", largest))
+    # No step had more facts than there were to train on. A stranger's ledger may say anything.
+    return None if largest is None else max(1, min(largest, editor.scores.get("rows", largest)))
 
 
 def out_of_range(editor: EditorRecord, active: int) -> list[str]:

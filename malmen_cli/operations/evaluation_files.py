@@ -35,8 +35,8 @@ def running_text(path: Path, option: str = "--drift") -> tuple[str, str]:
 def refuse_existing(path: Path, force: bool) -> None:
     """Raises MalmenError where a file of failed facts could not be written, before anything is computed."""
     shown = printable(str(path), limit=None)
-    # A pipe or a device, /dev/stdout too, would be replaced by a file; and nobody means a file called "-".
-    if shown == "-" or (path.exists() and not path.is_file()) or not path.parent.is_dir():
+    # A pipe or a device, /dev/stdout too, would be replaced by a file.
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise UsageError(f"{shown} cannot be a file", remedy="name a file in a folder that is there")
     if not force and (path.exists() or path.is_symlink()):
         raise UsageError(f"{shown} is there already", remedy="name another file, or give --force to replace it")

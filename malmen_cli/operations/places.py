@@ -13,11 +13,13 @@ from malmen_cli.ledger import Ledger, store
 
 
 def require_elsewhere(ledger: Ledger, target: Path) -> None:
-    """Raise UsageError where `target` is, or lies in, the ledger's workspace or any registered model's folder.
+    """Raise UsageError where `target` is or lies in the ledger's workspace or a registered model's folder, or is "-".
 
     A strange file among the objects is damage, gc offers one among the working copies as a leftover, and a file in a
     model's folder may be what its loading looks for.
     """
+    if str(target) == "-":
+        raise UsageError("this cannot be written to standard output", remedy="name a place for it")
     with ledger.read() as db:
         owned = {model.path: f"the model's own folder {model.path}" for model in store.models(db)}
     # After the models, of which working copies lie in the workspace.

@@ -9,7 +9,7 @@ for a method that keeps no rows.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,9 @@ _INSTEAD = {
     "register": "`malmen log` lists applies and reverts.",
     "rebase": "Move the facts back: malmen rebase --editor ID; `malmen show` names the former editor.",
 }
+NAMED = 3
+"""Most reverts that are named as those that took an entry's facts out."""
+
 _OF_A_SOLVE = ("rounding_loss", "ridge", "step_size", "preserved_strength")
 
 
@@ -102,9 +105,10 @@ def revert_entry(
         if all(fact.digest in by for fact in chosen):
             names = [short(entry) for entry in dict.fromkeys(by[fact.digest] for fact in chosen)]
             what = "those facts are" if fact_numbers else f"entry {target_id} is"
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             raise UsageError(
-                f"{what} reverted already, by {', '.join(names)}",
-                remedy=f"To bring them back, revert that: {'; '.join(f'malmen revert {name}' for name in names)}",
+                f"{what} reverted already, by {', '.join(names[:NAMED])}{more}",
+                remedy=f"To undo that: {'; '.join(f'malmen revert {name}' for name in names[:NAMED])}",
             )
         taken = FactSet(tuple(chosen), target.source or "-")
         refs = tuple(map(reference, chosen))
@@ -156,9 +160,10 @@ def revert_entry(
             warnings += solved.warnings
             made = "rows" if editor.per_fact else "model"
             details = {"from": made, **environment(bench.placement.device)}
-        was, is_now = set(now.facts.values()), set(active.values())
-        removed = [fact for fact in now.facts.values() if fact not in is_now]
-        revived = [fact for fact in active.values() if fact not in was]
+        # By what the weights depend on: the same edit may be another record's, with other tags.
+        before, after = ({fact.edit_digest for fact in facts.values()} for facts in (now.facts, active))
+        removed = [fact for fact in now.facts.values() if fact.edit_digest not in after]
+        revived = [fact for fact in active.values() if fact.edit_digest not in before]
         entry = commit_entry(
             ledger,
             EntryDraft(
@@ -190,7 +195,7 @@ def revert_entry(
             target=target,
             removed=removed,
             revived=revived,
-            unmoved=_unmoved(refs, now.facts, active, back=back),
+            unmoved=_unmoved(refs, before, after, back=back),
             active=len(active),
             solved=details["from"] != "objects",
             warnings=warnings,
@@ -199,15 +204,16 @@ def revert_entry(
         )
 
 
-def _unmoved(
-    named: Sequence[FactRef], was: Mapping[str, FactRef], active: Mapping[str, FactRef], *, back: bool
-) -> dict[str, list[FactRef]]:
-    """Of the facts that were to leave (`back`: to come back), those that did not, by the reason."""
-    before, after = ({fact.edit_digest for fact in facts.values()} for facts in (was, active))
+def _unmoved(named: Sequence[FactRef], before: Set[str], after: Set[str], *, back: bool) -> dict[str, list[FactRef]]:
+    """Of the facts that were to leave (`back`: to come back), those that did not, by the reason.
+
+    Args:
+        before, after: edits in force.
+    """
     stay = [fact for fact in named if fact.edit_digest in before and fact.edit_digest in after]
     out = [fact for fact in named if fact.edit_digest not in before and fact.edit_digest not in after]
-    staying = "in force all along" if back else "still in force: another entry holds the same"
-    other = "still out of force: superseded, or reverted by another entry too" if back else "out of force before"
+    staying = "in force before" if back else "in force by another entry too"
+    other = "superseded, or reverted by another entry too" if back else "out of force before"
     return {words: facts for words, facts in ((staying, stay), (other, out)) if facts}
 
 

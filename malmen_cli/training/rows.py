@@ -61,19 +61,19 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
         raise UsageError("an editor needs facts of at least two subjects", remedy="Train on a larger fact file.")
     subjects = sorted(groups)
     random.Random(seed).shuffle(subjects)
-    wanted = min(largest, max(1, round(share * (len(facts) - edits.count(None)))))
+    fitting_facts = len(facts) - edits.count(None)
+    wanted = min(largest, max(1, round(share * fitting_facts)))
     apart: dict[str, list[Fact]] = {}
     count = 0
     for subject in reversed(subjects):
         if count < wanted and count + len(groups[subject]) <= 2 * wanted:
             apart[subject] = groups[subject]
             count += len(groups[subject])
-    if not apart:
-        smallest = min(subjects, key=lambda subject: len(groups[subject]))
-        apart[smallest] = groups[smallest]
-    fits = sum(map(len, groups.values()))
-    while len(apart) > 1 and fits - sum(map(len, apart.values())) < 2:
+    while len(apart) > 1 and fitting_facts - sum(map(len, apart.values())) < 2:
         apart.popitem()
+    if not apart or fitting_facts - sum(map(len, apart.values())) < 2:
+        smallest = min(subjects, key=lambda subject: len(groups[subject]))
+        apart = {smallest: groups[smallest]}
     held_out = [fact for group in apart.values() for fact in group]
     kept = [fact for subject in subjects if subject not in apart for fact in groups[subject]]
     if len(kept) < 2:

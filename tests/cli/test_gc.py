@@ -61,6 +61,9 @@ class TestAsking:
             assert f"--{scope} " in out
         assert "1 item, 8 bytes" in out
         assert gc_json(world) == gc_json(world, "--dry-run")
+        assert run_malmen(world, "gc", "-q")[1] == run_malmen(world, "gc", "--dry-run", "-q")[1]
+        assert "--leftovers" not in run_malmen(world, "gc", "--model", "tiny")[1]
+        assert run_malmen(world, "gc", "--yes")[0] == 2  # whoever says so wants something dropped
         assert file_digests(world.workspace.objects) == before
 
     def test_without_a_terminal_it_needs_yes(self, world: World) -> None:

@@ -25,11 +25,12 @@ def counts(done: Reverted) -> tuple[int, int, dict[str, int]]:
 
 def test_a_fact_that_another_entry_holds_stays_and_it_is_said(world: World) -> None:
     world.apply(A)
-    world.apply(A, B)
-    assert counts(world.revert("#2")) == (0, 0, {"still in force: another entry holds the same": 1})
+    world.apply(replace(A, tags=("other",)), B)  # another record of the same edit
+    assert counts(world.revert("#2")) == (0, 0, {"in force by another entry too": 1})
     assert "  0 facts of " in run_malmen(world, "log", "-n", "1")[1]
     _, out, _ = run_malmen(world, "revert", "HEAD")
-    assert ": 0 facts out, 0 back, 2 active in tiny" in out and "\n1 fact of it is in force all along.\n" in out
+    assert ": 0 facts out, 0 back, 2 active in tiny" in out and "\nNot moved: 1 fact, in force before.\n" in out
+    assert counts(world.revert("#3")) == (1, 0, {"in force by another entry too": 1})
 
 
 def test_facts_that_were_superseded_are_not_counted_as_taken_out(world: World) -> None:
@@ -40,7 +41,7 @@ def test_facts_that_were_superseded_are_not_counted_as_taken_out(world: World) -
     assert done.entry.details["facts"] == {"taken_out": 3, "removed": 2, "revived": 0, "active": 1}
     assert "2 facts of " in run_malmen(world, "log", "-n", "1")[1]
     back = world.revert("HEAD")
-    assert counts(back) == (0, 2, {"still out of force: superseded, or reverted by another entry too": 1})
+    assert counts(back) == (0, 2, {"superseded, or reverted by another entry too": 1})
 
 
 def test_what_is_reverted_already_names_who_did_it(world: World) -> None:

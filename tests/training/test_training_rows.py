@@ -54,6 +54,12 @@ def test_at_least_one_and_at_most_so_many_rows_are_held_out() -> None:
     assert len(split(make_facts(3), share=0.01).train) == 2
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_of_a_large_and_a_small_subject_the_large_one_is_trained_on(seed: int) -> None:
+    facts = [replace(fact, subject=subject) for fact, subject in zip(make_facts(3), "aab", strict=True)]
+    assert len(split(facts, seed=seed).train) == 2
+
+
 def test_one_fact_to_train_on_is_too_few() -> None:
     with pytest.raises(UsageError, match="needs two facts to train on"):
         split(make_facts(2))
