@@ -213,7 +213,7 @@ def _unmoved(named: Sequence[FactRef], before: Set[str], after: Set[str], *, bac
     stay = [fact for fact in named if fact.edit_digest in before and fact.edit_digest in after]
     out = [fact for fact in named if fact.edit_digest not in before and fact.edit_digest not in after]
     staying = "in force before" if back else "in force by another entry too"
-    other = "superseded, or reverted by another entry too" if back else "out of force before"
+    other = "superseded, or reverted by another entry too" if back else "superseded or reverted before"
     return {words: facts for words, facts in ((staying, stay), (other, out)) if facts}
 
 

@@ -37,7 +37,7 @@ def test_facts_that_were_superseded_are_not_counted_as_taken_out(world: World) -
     world.apply(A, B, C)
     world.apply(replace(A, target=B.target))
     done = world.revert("#2")
-    assert counts(done) == (2, 0, {"out of force before": 1})
+    assert counts(done) == (2, 0, {"superseded or reverted before": 1})
     assert done.entry.details["facts"] == {"taken_out": 3, "removed": 2, "revived": 0, "active": 1}
     assert "2 facts of " in run_malmen(world, "log", "-n", "1")[1]
     back = world.revert("HEAD")
