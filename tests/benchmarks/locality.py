@@ -58,6 +58,7 @@ VARIANTS: Mapping[str, Contender] = {
     "facts-1024": _variant("steps of 1 to 1,024 facts", facts_per_step=1024),
     "locality-0.4": _variant("locality coefficient 0.4", locality=0.4),
     "locality-4": _variant("locality coefficient 4", locality=4.0),
+    "locality-8": _variant("locality coefficient 8", locality=8.0),
     "locality-16": _variant("locality coefficient 16", locality=16.0),
     "no-edit-loss": _variant("no loss on the edit prompts themselves", edit=0.0),
     "saturation-0": _variant("losses count in full, however large", saturation=0.0, locality=1.2),
