@@ -142,9 +142,10 @@ def _value(score: Score | None) -> str:
 def _print_answers(report: Report, sample: int) -> None:
     rows: list[Sequence[str]] = []
     for result in report.of_kind("edit")[:sample]:
-        answers = [one.answer if one.generated is None else one.generated for one in (result.before, result.after)]
-        asked = [printable(text, width) for text, width in zip((result.prompt, result.target), WIDTHS[:2], strict=True)]
-        rows.append([*asked, *(said(text, width) for text, width in zip(answers, WIDTHS[2:], strict=True))])
+        cells = [printable(result.prompt, WIDTHS[0]), printable(result.target, WIDTHS[1])]
+        for one, width in zip((result.before, result.after), WIDTHS[2:], strict=True):
+            cells.append(said(one.answer if one.generated is None else one.generated, width))
+        rows.append(cells)
     if rows:
         print_table(rows, header=("prompt", "target", "base", "edited"))
         print()

@@ -73,7 +73,7 @@ def gc(
     """
     wanted = dict(zip(SCOPES, (leftovers, training, states, editors, evaluations), strict=True))
     scopes = [scope for scope in SCOPES if wanted[scope]]
-    if yes and not scopes:
+    if yes and not scopes and not dry_run:
         raise UsageError("nothing to drop was named", remedy=f"give one or more of --{', --'.join(SCOPES)}")
     if model is not None and leftovers:
         raise UsageError("leftovers belong to no model", remedy="leave out --model or --leftovers")

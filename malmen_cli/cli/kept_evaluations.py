@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from malmen_cli.cli.output import percent, print_fields, print_json, print_table, say
+from malmen_cli.cli.output import percent, print_fields, print_json, print_table, said, say
 from malmen_cli.facts import printable
 from malmen_cli.ledger import store
 from malmen_cli.ledger.evaluations import Evaluation, evaluation_named, evaluations, results_of
@@ -63,11 +63,7 @@ def print_one(db: sqlite3.Connection, name: str, *, json: bool, quiet: bool) -> 
         ]
     )
     print()
-    rows = [
-        [printable(str(text), width) for text, width in zip(_fact_row(result), (6, 44, 24, 28, 8), strict=True)]
-        for result in results
-    ]
-    print_table(rows, header=("fact", "prompt", "target", "edited", "accuracy"))
+    print_table(map(_fact_row, results), header=("fact", "prompt", "target", "edited", "accuracy"))
 
 
 def as_json(evaluation: Evaluation, model: str) -> dict[str, Any]:
@@ -130,16 +126,16 @@ def _figure(value: object) -> float | None:
     return float(value)
 
 
-def _fact_row(result: dict[str, Any]) -> list[object]:
+def _fact_row(result: dict[str, Any]) -> list[str]:
     edit = result.get("edit")
     after = edit.get("after") if isinstance(edit, dict) else None
     after = after if isinstance(after, dict) else {}
     free = after.get("generated")
     accuracy = after.get("accuracy")
     return [
-        result.get("number", "-"),
-        result.get("prompt", "-"),
-        result.get("target", "-"),
-        (after.get("answer", "-") if free is None else free) or "(nothing)",
+        printable(str(result.get("number", "-")), 6),
+        printable(str(result.get("prompt", "-")), 44),
+        printable(str(result.get("target", "-")), 24),
+        said(str(after.get("answer", "-") if free is None else free), 28),
         percent(_figure(accuracy)),
     ]

@@ -18,7 +18,7 @@ from malmen_cli.errors import UsageError
 from malmen_cli.facts import printable
 from malmen_cli.facts.decoding import encodable
 from malmen_cli.facts.formats import FactFormat
-from malmen_cli.ledger import Ledger, announce_waiting, find_workspace
+from malmen_cli.ledger import Ledger, announce_waiting, find_workspace, short
 from malmen_cli.ledger.records import EditorRecord, Entry, ModelRecord
 
 OnConflict = Literal["first", "last"]
@@ -186,7 +186,7 @@ def command_line() -> str:
 
 def short_id(record: Entry | EditorRecord | str) -> str:
     """The short form of an id, also of a record's, that is shown and accepted everywhere."""
-    return (record if isinstance(record, str) else record.id).removeprefix("sha256:")[:10]
+    return short(record if isinstance(record, str) else record.id)
 
 
 def entry_json(entry: Entry, model: ModelRecord, head: bool) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """The ledger: workspaces, models, entries, objects, the fold of active facts, transactions, verification. No torch."""
 
+from malmen_cli.checkpoint.digests import short
 from malmen_cli.checkpoint.lock import PATIENCE, announce_waiting
 from malmen_cli.ledger import store
 from malmen_cli.ledger.active_set import (
@@ -117,6 +118,7 @@ __all__ = [
     "revert_from_objects",
     "reverters",
     "settle",
+    "short",
     "split_named",
     "store",
     "superseded_by",

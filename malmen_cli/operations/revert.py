@@ -43,10 +43,8 @@ _INSTEAD = {
     "register": "`malmen log` lists applies and reverts.",
     "rebase": "Move the facts back: malmen rebase --editor ID; `malmen show` names the former editor.",
 }
-NAMED = 3
-"""Most reverts that are named as those that took an entry's facts out."""
-
 _OF_A_SOLVE = ("rounding_loss", "ridge", "step_size", "preserved_strength")
+_NAMED = 3  # reverts that are named as those that took an entry's facts out
 
 
 @dataclass(frozen=True)
@@ -105,15 +103,16 @@ def revert_entry(
         if all(fact.digest in by for fact in chosen):
             names = [short(entry) for entry in dict.fromkeys(by[fact.digest] for fact in chosen)]
             what = "those facts are" if fact_numbers else f"entry {target_id} is"
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             raise UsageError(
-                f"{what} reverted already, by {', '.join(names[:NAMED])}{more}",
-                remedy=f"To undo that: {'; '.join(f'malmen revert {name}' for name in names[:NAMED])}",
+                f"{what} reverted already, by {', '.join(names[:_NAMED])}{more}",
+                remedy=f"To undo that: {'; '.join(f'malmen revert {name}' for name in names[:_NAMED])}",
             )
         taken = FactSet(tuple(chosen), target.source or "-")
         refs = tuple(map(reference, chosen))
+        proposed = EntryFacts(PROPOSED, "revert", refs, target.id)
         with ledger.read() as db:
-            active = active_with(db, model, EntryFacts(PROPOSED, "revert", refs, target.id))
+            active = active_with(db, model, proposed)
             # With nothing in force, the editor that was when the target was made: a revert records it too.
             editor_id = now.editor_id or target.editor_id
             digest = active_digest(editor_id, active)
@@ -189,13 +188,12 @@ def revert_entry(
                 },
             ),
         )
-        back = entry.id in putting_back([*history, EntryFacts(entry.id, "revert", refs, target.id)])
         return Reverted(
             entry=entry,
             target=target,
             removed=removed,
             revived=revived,
-            unmoved=_unmoved(refs, before, after, back=back),
+            unmoved=_unmoved(refs, before, after, back=PROPOSED in putting_back([*history, proposed])),
             active=len(active),
             solved=details["from"] != "objects",
             warnings=warnings,

@@ -69,9 +69,9 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
         if count < wanted and count + len(groups[subject]) <= 2 * wanted:
             apart[subject] = groups[subject]
             count += len(groups[subject])
-    while len(apart) > 1 and fitting_facts - sum(map(len, apart.values())) < 2:
-        apart.popitem()
-    if not apart or fitting_facts - sum(map(len, apart.values())) < 2:
+    while len(apart) > 1 and fitting_facts - count < 2:
+        count -= len(apart.popitem()[1])
+    if not apart or fitting_facts - count < 2:
         smallest = min(subjects, key=lambda subject: len(groups[subject]))
         apart = {smallest: groups[smallest]}
     held_out = [fact for group in apart.values() for fact in group]
