@@ -82,6 +82,16 @@ def write_all(descriptor: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
+def read_all(descriptor: int, into: memoryview, offset: int) -> bool:
+    """Fill `into` from `offset` (bytes) on, however little the system gives at a time; False where the file ends."""
+    while into:
+        read = os.preadv(descriptor, [into], offset)
+        if not read:
+            return False
+        into, offset = into[read:], offset + read
+    return True
+
+
 def begin_writing(descriptor: int, offset: int, length: int) -> None:
     """Have the disk begin with what was just written (both in bytes) while more is: the fsync to come waits for less.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -127,6 +128,10 @@ def tokens_at_once(dtype: torch.dtype) -> int:
     return 2048 // dtype.itemsize
 
 
+PER_BATCH = 64
+"""Padded tokens that take as long as a batch of its own does, whatever is in it (of GPT-2-small's shape on a CPU)."""
+
+
 def batches(texts: Sequence[Tokens], batch_tokens: int, *, padding: int, first: bool = False) -> Iterator[Batch]:
     """Padded batches of texts of similar length, at most `batch_tokens` padded tokens each (or one text).
 
@@ -134,18 +139,46 @@ def batches(texts: Sequence[Tokens], batch_tokens: int, *, padding: int, first: 
         padding: the token that stands, masked, where a text has ended. first: labels are predicted at the first
             position.
     """
-    rows: list[int] = []
-    longest, longest_decoded = 0, 0
-    for row in sorted(range(len(texts)), key=lambda i: (texts[i].length, i)):
-        wider = max(longest, len(texts[row].input_ids))
-        wider_decoded = max(longest_decoded, len(texts[row].decoder_input_ids))
-        if rows and (len(rows) + 1) * (wider + wider_decoded) > batch_tokens:
-            yield _batch(rows, [texts[i] for i in rows], padding, first)
-            rows, wider, wider_decoded = [], len(texts[row].input_ids), len(texts[row].decoder_input_ids)
-        rows.append(row)
-        longest, longest_decoded = wider, wider_decoded
-    if rows:
+    order = sorted(range(len(texts)), key=lambda i: (*_widths(texts[i]), i))
+    for start, stop in _cuts([_widths(texts[i]) for i in order], batch_tokens):
+        rows = order[start:stop]
         yield _batch(rows, [texts[i] for i in rows], padding, first)
+
+
+def _widths(text: Tokens) -> tuple[int, int]:
+    """Tokens that a model reads of a text, or its encoder and its decoder."""
+    return len(text.input_ids), len(text.decoder_input_ids)
+
+
+def _cuts(widths: Sequence[tuple[int, int]], batch_tokens: int) -> list[tuple[int, int]]:
+    """From where to where the batches of sorted texts go: with the least padding, where a batch more counts as
+    `PER_BATCH` tokens of it.
+
+    A batch ends where a length does, or has no room for more: one that ended elsewhere could take the next text over
+    from a batch that is at least as wide.
+    """
+    ends = [i for i in range(1, len(widths) + 1) if i == len(widths) or widths[i] != widths[i - 1]]
+    least = {0: (0, 0)}  # by where a batch ends: what all texts up to there take at least, and where it begins then
+    for start in range(len(widths)):
+        if start not in least:
+            continue
+        last, decoded = start, 0
+        for end in islice(ends, bisect_right(ends, start), None):
+            wide, own = widths[end - 1]
+            decoded = max(decoded, own)
+            stop = min(end, start + max(1, batch_tokens // (wide + decoded)))
+            if stop <= last:
+                break
+            cost = least[start][0] + (stop - start) * (wide + decoded) + PER_BATCH
+            if stop not in least or cost < least[stop][0]:
+                least[stop] = cost, start
+            last = stop
+    cuts, stop = [], len(widths)
+    while stop:
+        start = least[stop][1]
+        cuts.append((start, stop))
+        stop = start
+    return cuts[::-1]
 
 
 def _batch(rows: Sequence[int], texts: Sequence[Tokens], padding: int, first: bool) -> Batch:

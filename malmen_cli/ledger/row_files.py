@@ -6,7 +6,7 @@ What is held per fact here is a few numbers, not objects: facts come by the ten 
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import overload
 
@@ -32,6 +32,10 @@ class RowSpans(Sequence[RowSpan]):
     def start(self, place: int) -> int:
         """The first row of the fact at a place; of the place after the last one, the number of rows."""
         return self._starts[place]
+
+    def place_of(self, row: int) -> int:
+        """The place of the fact that has a row."""
+        return bisect_right(self._starts, row) - 1
 
     @property
     def rows(self) -> int:
@@ -85,6 +89,11 @@ class RowFile:
         for (offset, width), data in ((self._u, keys), (self._d, value_diffs)):
             if len(data):
                 self.staged.write(data, offset + start * width)
+
+    def read(self, start: int, keys: memoryview, value_diffs: memoryview) -> None:
+        """Fill both with the bytes of rows that were written, from row `start` on."""
+        for (offset, width), into in ((self._u, keys), (self._d, value_diffs)):
+            self.staged.read(into, offset + start * width)
 
 
 class RowTable(Sequence[RowSlice]):

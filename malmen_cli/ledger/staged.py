@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import tempfile
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from malmen_cli.checkpoint.digests import CHUNK, digest_many, tag
-from malmen_cli.checkpoint.durable import NO_LINK, TEMPORARY, in_words, make_folders, write_all
+from malmen_cli.checkpoint.durable import NO_LINK, TEMPORARY, in_words, make_folders, read_all, write_all
 from malmen_cli.errors import MalmenError, VerificationFailed
 
 
@@ -53,6 +54,12 @@ class StagedObject:
         with in_words(self.path):
             write_all(self.descriptor, data, offset)
 
+    def read(self, into: memoryview, offset: int) -> None:
+        """Fill `into` with what was written from `offset` on. Raises MalmenError where the disk does not give it."""
+        with self._read_in_words():
+            if not read_all(self.descriptor, into, offset):
+                raise OSError(errno.EIO, "the file is shorter than what was written")
+
     @property
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
@@ -61,12 +68,17 @@ class StagedObject:
     def digest(self) -> str:
         """The digest of what was written, all of it: computed once, when it is first asked for."""
         if self._digest is None:
-            try:
+            with self._read_in_words():
                 self._digest = digest_descriptor(self.descriptor)
-            except OSError as error:
-                remedy = "check the disk, then run the command again"
-                raise MalmenError(f"cannot read {self.path}: {error.strerror or error}", remedy=remedy) from error
         return self._digest
+
+    @contextmanager
+    def _read_in_words(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = "check the disk, then run the command again"
+            raise MalmenError(f"cannot read {self.path}: {error.strerror or error}", remedy=remedy) from error
 
     def place(self, path: Path) -> None:
         """Make it the file at `path`, read-only and synced; the folders' sync is the caller's.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,13 +99,11 @@ class AskedStates:
         if self._file is None or offset is None:
             return None
         states = self._room(starts)
-        into = buffer_of(states)
         try:
-            while into and (read := os.preadv(self._file.descriptor, [into], offset)):
-                into, offset = into[read:], offset + read
-        except OSError:
+            self._file.read(buffer_of(states), offset)
+        except MalmenError:
             return None
-        return None if into else LowerStates(self._model, starts, states, filled=True)
+        return LowerStates(self._model, starts, states, filled=True)
 
 
 def _name(starts: Mapping[tuple[int, ...], int]) -> bytes:

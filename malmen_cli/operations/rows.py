@@ -5,7 +5,6 @@ Neither holds more than a batch or a chunk of rows in memory, however many facts
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial, reduce
@@ -13,7 +12,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor
 
-from malmen_cli.checkpoint.durable import FREE_SPACE, Need, require_space
+from malmen_cli.checkpoint.durable import FREE_SPACE, Need, read_all, require_space
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
@@ -31,6 +30,9 @@ from malmen_cli.operations.tensors import DTYPES, buffer_of
 
 _STORED = {**DTYPES, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
+
+AT_ONCE = 1024
+"""Rows that an editor is given at a time."""
 
 
 def capture_rows(
@@ -64,10 +66,8 @@ def capture_rows(
     edits = [fact.edit_digest for fact in facts]
     kinds = [(layer.stack, wide) for layer, wide in zip(model.layers, model.spread(editor.everywhere), strict=True)]
     spans = {kind: RowSpans(edits, (text.rows(*kind) for text in texts)) for kind in dict.fromkeys(kinds)}
-    of_layers = [spans[kind] for kind in kinds]
-    dtype = editor.key_dtype(model.dtype)
-    shapes = [((_NAMES[dtype], layer.shape.d_in), ("F32", layer.shape.d_out)) for layer in model.layers]
-    sizes = [row_file_size(rows.rows, *shape) for rows, shape in zip(of_layers, shapes, strict=True)]
+    packs = [_Pack(spans[kind], editor, index, model) for index, kind in enumerate(kinds)]
+    sizes = [pack.size for pack in packs]
     if require_room is not None:
         require_room(sizes)
     elif objects is not None:
@@ -77,30 +77,28 @@ def capture_rows(
         require_space([Need(temporary_folder(), tuple(sizes), "rows, for a while")], how)
     staged: list[StagedObject] = []
     try:
-        files = []
-        for rows, shape in zip(of_layers, shapes, strict=True):
+        for pack in packs:
             staged.append(StagedObject(None if objects is None else objects.root))
-            files.append(RowFile(staged[-1], rows.rows, *shape))
+            pack.open(staged[-1])
         capture = partial(model.capture, batch_tokens=batch_tokens, everywhere=editor.everywhere)
         with torch.no_grad():
             for start in range(0, len(texts), BLOCK):
                 block = texts[start : start + BLOCK]
                 with nullcontext() if states is None else states.noting(block) as keep:
-                    for batch, rows_of_batch in capture(block, lower=keep is not None):
-                        if keep is not None and rows_of_batch.lower_states is not None:
-                            keep([block[row] for row in batch.rows], rows_of_batch.lower_states)
+                    for batch, rows in capture(block, lower=keep is not None):
+                        if keep is not None and rows.lower_states is not None:
+                            keep([block[row] for row in batch.rows], rows.lower_states)
                         places = [start + row for row in batch.rows]
-                        for index, file in enumerate(files):
-                            keys = rows_of_batch.keys[index]
-                            with model.autocast():
-                                keys, diffs = editor.rows(index, keys, rows_of_batch.value_grads[index])
-                            _write(file, of_layers[index], places, keys.to(dtype), diffs.float(), facts)
+                        for pack, keys, value_grads in zip(packs, rows.keys, rows.value_grads, strict=True):
+                            pack.capture(places, keys, value_grads)
                         if model.device.type == "cpu":  # a GPU's activations are not in this heap
                             give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
-                progress(min(start + BLOCK, len(texts)), len(texts))
+                for pack in packs:
+                    pack.edit(start, start + len(block), facts)
+                progress(start + len(block), len(texts))
         return [
-            NewRows(layer.name, data, rows) for layer, data, rows in zip(model.layers, staged, of_layers, strict=True)
+            NewRows(layer.name, data, pack.spans) for layer, data, pack in zip(model.layers, staged, packs, strict=True)
         ]
     except BaseException:
         for data in staged:
@@ -108,24 +106,64 @@ def capture_rows(
         raise
 
 
-def _write(
-    file: RowFile, spans: RowSpans, places: Sequence[int], keys: Tensor, value_diffs: Tensor, facts: Sequence[Fact]
-) -> None:
-    """Put the rows of some facts, which follow one another in the tensors, where the facts' rows belong."""
-    u, d = buffer_of(keys), buffer_of(value_diffs)
-    finite = (torch.isfinite(keys).all(1) & torch.isfinite(value_diffs).all(1)).tolist()
-    u_width, d_width = keys.shape[1] * keys.element_size(), value_diffs.shape[1] * value_diffs.element_size()
-    begin = 0
-    for place in places:
-        start, end = spans.start(place), begin + spans.start(place + 1) - spans.start(place)
-        if not all(finite[begin:end]):
-            raise NumericalFailure(
-                f"the rows of {facts[place].prompt!r:.80} are not finite",
-                remedy="The model overflows on this fact: leave it out.",
-            )
-        file.write(start, u[begin * u_width : end * u_width], d[begin * d_width : end * d_width])
-        begin = end
-    assert begin == len(keys), "the model gives other rows than the texts have"
+class _Pack:
+    """A layer's rows in the making: of each block of facts (u, g) as its batches give them, then (u, d) of all.
+
+    A hyper-network reads its matrices once for `AT_ONCE` rows, where a batch has some tens.
+
+    Args:
+        spans: where the facts' rows belong. index: the layer's, of the editor and of the model.
+    """
+
+    def __init__(self, spans: RowSpans, editor: RowEditor, index: int, model: LanguageModel) -> None:
+        self.spans, self._model = spans, model
+        self._rows = partial(editor.rows, index)
+        self._dtype, self._shape = editor.key_dtype(model.dtype), model.layers[index].shape
+        self._columns = (_NAMES[self._dtype], self._shape.d_in), ("F32", self._shape.d_out)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return row_file_size(self.spans.rows, *self._columns)
+
+    def open(self, staged: StagedObject) -> None:
+        """Begin the file."""
+        self._file = RowFile(staged, self.spans.rows, *self._columns)
+
+    def capture(self, places: Sequence[int], keys: Tensor, value_grads: Tensor) -> None:
+        """Take in (u, g) of some facts, which follow one another in the tensors."""
+        u, g = buffer_of(keys.to(self._dtype)), buffer_of(value_grads.float())
+        begin = 0
+        for place in places:
+            start, end = self.spans.start(place), begin + self.spans.start(place + 1) - self.spans.start(place)
+            self._file.write(start, *(x[begin * len(x) // len(keys) : end * len(x) // len(keys)] for x in (u, g)))
+            begin = end
+        assert begin == len(keys), "the model gives other rows than the texts have"
+
+    def edit(self, first: int, stop: int, facts: Sequence[Fact]) -> None:
+        """Put (u, d) in the place of (u, g) of the facts from one place to another.
+
+        Raises:
+            NumericalFailure: a row that is not finite, naming the fact.
+        """
+        begin, end = self.spans.start(first), self.spans.start(stop)
+        for start in range(begin, end, AT_ONCE):
+            count = min(AT_ONCE, end - start)
+            u = torch.empty(count, self._shape.d_in, dtype=self._dtype)
+            g = torch.empty(count, self._shape.d_out)
+            self._file.read(start, buffer_of(u), buffer_of(g))
+            keys, value_grads = u.to(self._model.device), g.to(self._model.device)
+            with self._model.autocast():
+                left, right = self._rows(keys, value_grads)
+            left, right = left.to(self._dtype), right.float()
+            finite = torch.isfinite(left).all(1) & torch.isfinite(right).all(1)
+            if not bool(finite.all()):
+                place = self.spans.place_of(start + finite.tolist().index(False))
+                raise NumericalFailure(
+                    f"the rows of {facts[place].prompt!r:.80} are not finite",
+                    remedy="The model overflows on this fact: leave it out.",
+                )
+            self._file.write(start, b"" if left is keys else buffer_of(left), buffer_of(right))
 
 
 class RowReader:
@@ -248,14 +286,12 @@ def _read(
 
 
 def _read_at(descriptor: int, part: memoryview, offset: int, digest: str) -> None:
-    while part:
-        try:
-            read = os.preadv(descriptor, [part], offset)
-        except OSError as error:
-            raise VerificationFailed(
-                f"stored rows {digest[:17]} cannot be read: {error.strerror or error}",
-                remedy="`malmen verify` names what is damaged.",
-            ) from error
-        if not read:
-            raise VerificationFailed(f"stored rows {digest[:17]} end too early", remedy="run malmen verify")
-        part, offset = part[read:], offset + read
+    try:
+        is_whole = read_all(descriptor, part, offset)
+    except OSError as error:
+        raise VerificationFailed(
+            f"stored rows {digest[:17]} cannot be read: {error.strerror or error}",
+            remedy="`malmen verify` names what is damaged.",
+        ) from error
+    if not is_whole:
+        raise VerificationFailed(f"stored rows {digest[:17]} end too early", remedy="run malmen verify")

@@ -104,7 +104,7 @@ class Malmen:
     def apply(self, facts: Sequence[Fact]) -> list[Tensor]:
         """W0 + S of every layer in the model's dtype: capture and solve, and nothing of the ledger."""
         edited = []
-        captured = capture_rows(self.model, self.editor, facts, batch_tokens=1024)
+        captured = capture_rows(self.model, self.editor, facts, batch_tokens=None)
         read = RowReader(self._objects, captured)
         for layer, (rows, base) in enumerate(zip(captured, self.model.weights(), strict=True)):
             spans = sorted(rows.spans, key=lambda span: span.edit_digest)

@@ -10,6 +10,7 @@ import torch
 from tiny_models import Family, load, make_facts
 from torch import Tensor, nn
 
+from malmen_cli.language_models import texts
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.tokenizing import Tokens
 
@@ -20,6 +21,12 @@ GRADIENT_TOLERANCE = 1e-10  # of the norm
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest, tiny_folder: Callable[..., Path]) -> LanguageModel:
     return load(tiny_folder(request.param))
+
+
+@pytest.fixture(autouse=True)
+def batches_of_unlike_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short texts and the long one go together where there is room, with as much padding as that takes."""
+    monkeypatch.setattr(texts, "PER_BATCH", 10_000)
 
 
 def some_texts(model: LanguageModel) -> list[Tokens]:

@@ -57,4 +57,4 @@ def test_a_batch_takes_as_much_memory_in_any_dtype(shared_dir: Path, dtype: torc
     model = LanguageModel(shared_dir / "models" / "cf-gpt2", dtype=dtype)
     texts = [Tokens(tuple(range(8)), (1,))] * 1000
     sizes = [batch.input_ids.numel() for batch, _ in model.passes(texts, None)]
-    assert sizes[0] == max(sizes) == tokens
+    assert sorted(sizes)[1] == max(sizes) == tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers import AutoConfig, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from malmen_cli.errors import UnsupportedModel, UsageError
+from malmen_cli.language_models import texts
 from malmen_cli.language_models.loading import load_tokenizer
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import CausalTokenizing, Seq2SeqTokenizing
@@ -149,3 +151,37 @@ class TestBatches:
                 first = place * batch.input_ids.shape[1] + len(text.input_ids) - text.supervised
                 assert batch.positions[of_text].tolist() == list(range(first, first + text.supervised))
                 assert batch.count[of_text].tolist() == [int(of_text.sum())] * int(of_text.sum())
+
+
+def padded(lengths: Sequence[int]) -> int:
+    return len(lengths) * max(lengths) + texts.PER_BATCH
+
+
+def least_of_all(lengths: tuple[int, ...], budget: int) -> int:
+    """What the cheapest of all ways takes to cut sorted lengths into batches."""
+    if not lengths:
+        return 0
+    sizes = [n for n in range(1, len(lengths) + 1) if n == 1 or n * lengths[n - 1] <= budget]
+    return min(padded(lengths[:n]) + least_of_all(lengths[n:], budget) for n in sizes)
+
+
+@given(lengths=st.lists(st.integers(1, 12) | st.integers(80, 90), min_size=1, max_size=10), budget=st.integers(1, 300))
+def test_batches_have_no_padding_that_others_would_spare(lengths: list[int], budget: int) -> None:
+    some = [Tokens((1,) * length, (2,)) for length in lengths]
+    batches = list(texts.batches(some, budget, padding=0))
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(lengths)))
+    assert all(batch.input_ids.numel() <= budget or len(batch.rows) == 1 for batch in batches)
+    assert sum(padded(batch.lengths) for batch in batches) == least_of_all(tuple(sorted(lengths)), budget)
+
+
+@given(
+    widths=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9)), min_size=1, max_size=30),
+    budget=st.integers(1, 300),
+)
+def test_batches_count_what_an_encoder_and_a_decoder_read(widths: list[tuple[int, int]], budget: int) -> None:
+    some = [Tokens((1,) * wide, (2,), (3,) * decoded) for wide, decoded in widths]
+    batches = list(texts.batches(some, budget, padding=0))
+    assert sorted(row for batch in batches for row in batch.rows) == list(range(len(widths)))
+    for batch in batches:
+        assert batch.decoder_input_ids is not None
+        assert batch.input_ids.numel() + batch.decoder_input_ids.numel() <= budget or len(batch.rows) == 1

@@ -180,10 +180,16 @@ def test_a_file_of_rows_is_the_one_that_the_library_writes(dtype: str, counts: l
         file.write(start, u[start:stop].tobytes(), d[start:stop].tobytes())
     assert staged.path.read_bytes() == save({"u": u, "d": d})
     assert staged.size == size
+    found = bytearray(2 * u[:1].nbytes), bytearray(2 * d[:1].nbytes)
+    if spans.rows > 2:
+        file.read(1, *map(memoryview, found))
+        assert found == (u[1:3].tobytes(), d[1:3].tobytes())
+    with pytest.raises(MalmenError, match="shorter than what was written"):
+        file.read(spans.rows - 1, *map(memoryview, found))
     read_header(staged.path)
-    with safe_open(str(staged.path), framework="numpy") as found:
-        assert numpy.array_equal(found.get_tensor("u"), u)
-        assert numpy.array_equal(found.get_tensor("d"), d)
+    with safe_open(str(staged.path), framework="numpy") as tensors:
+        assert numpy.array_equal(tensors.get_tensor("u"), u)
+        assert numpy.array_equal(tensors.get_tensor("d"), d)
 
 
 class TestTable:
@@ -209,6 +215,7 @@ def test_spans_lie_one_after_another() -> None:
     spans = RowSpans(["a", "b", "c"], [2, 0, 3])
     assert list(spans) == spans[:] == [RowSpan("a", 0, 2), RowSpan("b", 2, 0), RowSpan("c", 2, 3)]
     assert (spans[-1], spans.rows) == (spans[2], 5)
+    assert [spans.place_of(row) for row in range(5)] == [0, 0, 2, 2, 2]
     with pytest.raises(IndexError):
         spans[3]
 

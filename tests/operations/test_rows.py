@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 from tiny_models import World, make_facts, make_world
+from torch import Tensor
 
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.errors import MalmenError, NumericalFailure, VerificationFailed
@@ -17,6 +19,7 @@ from malmen_cli.facts import FactSet
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger.objects import ObjectStore
 from malmen_cli.ledger.records import RowSlice
+from malmen_cli.operations import rows
 from malmen_cli.operations.active import propose
 from malmen_cli.operations.editors import load_editor
 from malmen_cli.operations.models import load_base
@@ -64,7 +67,55 @@ def test_rows_read_by_chunk_are_those_that_the_model_and_the_editor_give(world: 
     assert not leftovers(world)
 
 
-def test_a_row_that_is_not_finite_names_its_fact_and_leaves_nothing(world: World) -> None:
+def test_an_editor_is_given_as_many_rows_as_there_are_whatever_batches_have(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "BLOCK", 5)
+    with world.ledger() as (ledger, model):
+        record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
+        editor, layers = load_editor(world.workspace.editors / record.id, model, record)
+        language_model = load_base(ledger, model, layers)
+        plain, found, given = editor.rows, [], list[int]()
+
+        def counted(layer: int, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+            given.append(len(u))
+            return plain(layer, u, g)
+
+        monkeypatch.setattr(editor, "rows", counted)
+        for at_once in (1024, 3):
+            monkeypatch.setattr(rows, "AT_ONCE", at_once)
+            packs = capture_rows(language_model, editor, FACTS, batch_tokens=20)
+            ends = [packs[0].spans.start(place) for place in (0, 5, 10, len(FACTS))]
+            pieces = [min(at_once, b - start) for a, b in pairwise(ends) for start in range(a, b, at_once)]
+            assert sorted(given) == sorted(pieces * len(layers))
+            given.clear()
+            read = RowReader(ledger.objects, packs)
+            found.append([read(RowSlice(pack.data.digest, 0, pack.spans.rows)) for pack in packs])
+    for (u, d), (u_by_three, d_by_three) in zip(*found, strict=True):
+        assert torch.equal(u, u_by_three)
+        assert torch.allclose(d, d_by_three, rtol=1e-4, atol=1e-7)
+
+
+def test_a_row_that_is_not_finite_names_its_fact_among_many(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with world.ledger() as (ledger, model):
+        record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
+        editor, layers = load_editor(world.workspace.editors / record.id, model, record)
+        language_model = load_base(ledger, model, layers)
+        bad = sum(language_model.tokenizing(fact.prompt, fact.target).supervised for fact in FACTS[:7])
+        plain = editor.rows
+
+        def overflowing(layer: int, u: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+            left, right = plain(layer, u, g)
+            return left, right.index_fill(0, torch.tensor([bad]), torch.inf)
+
+        monkeypatch.setattr(editor, "rows", overflowing)
+        with pytest.raises(NumericalFailure, match="not finite") as caught:
+            capture_rows(language_model, editor, FACTS, batch_tokens=40, objects=ledger.objects)
+        assert FACTS[7].prompt[:20] in caught.value.message
+    assert not leftovers(world)
+
+
+def test_a_row_that_is_not_finite_leaves_nothing(world: World) -> None:
     with world.ledger() as (ledger, model):
         record = propose(ledger, model, FactSet(tuple(FACTS), "facts"), None).editor
         editor, layers = load_editor(world.workspace.editors / record.id, model, record)
@@ -72,9 +123,8 @@ def test_a_row_that_is_not_finite_names_its_fact_and_leaves_nothing(world: World
         text = language_model.tokenizing(FACTS[5].prompt, FACTS[5].target)
         with torch.no_grad():
             editor.raw_step_size[-1] = 1e4  # of which the exponential is infinite
-        with pytest.raises(NumericalFailure, match="not finite") as caught:
+        with pytest.raises(NumericalFailure, match="not finite"):
             capture_rows(language_model, editor, FACTS[5:6], batch_tokens=40, texts=[text], objects=ledger.objects)
-        assert FACTS[5].prompt[:20] in caught.value.message
     assert not leftovers(world)
 
 
