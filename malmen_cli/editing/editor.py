@@ -19,6 +19,9 @@ from malmen_cli.editing.shapes import Float, Tensor
 REFERENCE_ROWS = 32
 """alpha = exp(log_strength) * (n / 32)^power: stated at 32 rows, so that strength and power learn independently."""
 
+ROWS_AT_ONCE = 1024
+"""Rows that an editor is given at a time where facts are applied; how many in training is a setting."""
+
 
 @dataclass(frozen=True)
 class LayerShape:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from malmen_cli.editing.editor import LayerShape
+from malmen_cli.editing.editor import ROWS_AT_ONCE, LayerShape
 from malmen_cli.editing.normal_equation import cheapest_form
 from malmen_cli.language_models.edited_layers import EditedLayer, edited_layers, is_plain_linear, rows_act_right
 from malmen_cli.language_models.label_losses import LABELS as LABELS_AT_A_TIME
@@ -375,7 +375,7 @@ def job_of(
         facts=facts,
         per_solve=config["facts_per_step"] if work == "train" else None,
         batch_tokens=config["batch_tokens"] if work == "train" and batch_tokens is None else batch_tokens,
-        editor_rows=config["editor_rows"],
+        editor_rows=config["editor_rows"] if work == "train" else ROWS_AT_ONCE,
         rank=editor["rank"],
         blocks=editor["blocks"],
         preserved_keys=editor["preserved_keys"] if preserved_keys is None else preserved_keys,

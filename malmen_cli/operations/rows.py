@@ -14,6 +14,7 @@ from torch import Tensor
 
 from malmen_cli.checkpoint.durable import FREE_SPACE, Need, read_all, require_space
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
+from malmen_cli.editing.editor import ROWS_AT_ONCE
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.host_memory import give_back_freed
@@ -30,10 +31,6 @@ from malmen_cli.operations.tensors import DTYPES, buffer_of
 
 _STORED = {**DTYPES, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
-
-AT_ONCE = 1024
-"""Rows that an editor is given at a time."""
-
 
 def capture_rows(
     model: LanguageModel,
@@ -109,7 +106,7 @@ def capture_rows(
 class _Pack:
     """A layer's rows in the making: of each block of facts (u, g) as its batches give them, then (u, d) of all.
 
-    A hyper-network reads its matrices once for `AT_ONCE` rows, where a batch has some tens.
+    A hyper-network reads its matrices once for `ROWS_AT_ONCE` rows, where a batch has some tens.
 
     Args:
         spans: where the facts' rows belong. index: the layer's, of the editor and of the model.
@@ -147,8 +144,8 @@ class _Pack:
             NumericalFailure: a row that is not finite, naming the fact.
         """
         begin, end = self.spans.start(first), self.spans.start(stop)
-        for start in range(begin, end, AT_ONCE):
-            count = min(AT_ONCE, end - start)
+        for start in range(begin, end, ROWS_AT_ONCE):
+            count = min(ROWS_AT_ONCE, end - start)
             u = torch.empty(count, self._shape.d_in, dtype=self._dtype)
             g = torch.empty(count, self._shape.d_out)
             self._file.read(start, buffer_of(u), buffer_of(g))

@@ -201,7 +201,7 @@ def test_a_job_is_made_of_an_editor_s_settings() -> None:
     settings = TrainingConfig(facts_per_step=64, batch_tokens=100).model_dump()
     assert job_of("train", settings, facts=1000) == Job("train", 1000, 64, 100, 4096, 256, 2, 8192)
     assert job_of("apply", settings, facts=9, batch_tokens=7, preserved_keys=3) == Job(
-        "apply", 9, None, 7, 4096, 256, 2, 3
+        "apply", 9, None, 7, 1024, 256, 2, 3
     )
 
 

@@ -83,7 +83,7 @@ def test_an_editor_is_given_as_many_rows_as_there_are_whatever_batches_have(
 
         monkeypatch.setattr(editor, "rows", counted)
         for at_once in (1024, 3):
-            monkeypatch.setattr(rows, "AT_ONCE", at_once)
+            monkeypatch.setattr(rows, "ROWS_AT_ONCE", at_once)
             packs = capture_rows(language_model, editor, FACTS, batch_tokens=20)
             ends = [packs[0].spans.start(place) for place in (0, 5, 10, len(FACTS))]
             pieces = [min(at_once, b - start) for a, b in pairwise(ends) for start in range(a, b, at_once)]
