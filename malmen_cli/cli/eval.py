@@ -229,9 +229,8 @@ def evaluate(
 
         # What is named wrongly is told before torch is loaded.
         record, entry, is_head = _named(ledger, model, None if facts is not None else str(what))
-        for place in (failed, report):
-            if place is not None:
-                require_elsewhere(ledger, place)
+        if failed is not None:
+            require_elsewhere(ledger, failed)
         from malmen_cli.operations.evaluation import EvaluationOptions, evaluate_entry, evaluate_file
         from malmen_cli.operations.models import pick_device
 
@@ -369,9 +368,11 @@ def _remark(evaluated: Evaluated, n_edits: int | None) -> None:
     elif evaluated.editor is not None and evaluated.entry is None:
         say(f"note: editor {evaluated.editor[:10]} does not say what it was trained on: overlap is not known")
     if evaluated.lent:
+        prompts = plural(len({result.prompt for result in evaluated.report.of_kind("unrelated")}), "prompt")
         say(
             f"note: {plural(evaluated.lent, 'fact')} without unrelated prompts: LS is asked of other facts of the "
-            "file, which are not edited: their targets are new too, so that what counts is 'unchanged'"
+            f"file, which are not edited ({prompts} in all): their targets are new too, so that what counts is "
+            "'unchanged'"
         )
     if evaluated.made is not None:
         say(f"note: {evaluated.made}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from malmen_cli.cli.options import command_line
@@ -98,9 +99,11 @@ def report_comparison(
         UsageError: the folder is not for this report, or an editor or method cannot be had.
     """
     from malmen_cli.operations.comparison import compare, contenders
+    from malmen_cli.operations.places import require_elsewhere
     from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
     place = default_folder(model.name) if folder is None else ReportFolder(folder)
+    require_elsewhere(ledger, place.path)
 
     def made(point: Point) -> None:
         if not quiet:
@@ -119,10 +122,12 @@ def report_comparison(
                 place.draw(place.latest)
                 say(f"note: {printable(str(place.path), limit=None)} has the points made so far")
         raise
+    from malmen_cli.evaluation.report_pages import warnings_of
+
     files = place.draw(comparison)
     for note in comparison.notes:
         say(f"note: {note}")
-    for warning in dict.fromkeys(warning for point in comparison.points for warning in point.warnings):
+    for warning in warnings_of(comparison):
         say(f"warning: {warning}")
     if json:
         print_json({"report": str(place.path), "files": [path.name for path in files], **_as_json(comparison)})
@@ -140,14 +145,14 @@ def _as_json(comparison: Comparison) -> dict[str, object]:
 
 def _print(comparison: Comparison) -> None:
     from malmen_cli.evaluation.report_pages import title
-    from malmen_cli.evaluation.report_tables import score_table
+    from malmen_cli.evaluation.report_tables import intervals, score_table
 
     table = score_table(comparison)
     print(f"{title(comparison)}, edited in memory from the base\n")
     rows = [[*map(_shown, row[:-1]), f"{_shown(row[-1])}  {row[-1].interval}"] for row in table.rows]
     print_table(rows, header=[_short(name) for name in table.header])
-    several = len(comparison.question.seeds) > 1
-    print(f"\n{_LEGEND}, {'its range over seeds' if several else '95 % interval'}")
+    print(f"\n{_LEGEND}")
+    print(fill(f"Behind it: {intervals(comparison)}", 98, subsequent_indent="  "))
 
 
 _LEGEND = """\

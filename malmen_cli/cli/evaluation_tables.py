@@ -38,17 +38,24 @@ def print_evaluation(evaluated: Evaluated, sample: int, by: GroupBy, *, by_was_g
     generated = any(result.after.generated is not None for result in report.results)
     _print_scores(report, generated)
     if evaluated.drift is not None:
+        from malmen_cli.evaluation.drift import FEW
+
         drift = evaluated.drift
         perplexity = f"{drift.before.value:.2f} -> {drift.after.value:.2f}"
         times = f"{drift.ratio.value:.4f} times [{drift.ratio.low:.4f}, {drift.ratio.high:.4f}]"
         tell(f"Perplexity of {drift.source} ({plural(drift.tokens, 'token')}): {perplexity}, {times}")
+        if drift.chunks < FEW:
+            print(f"  The interval is over {plural(drift.chunks, 'chunk')} of text, too few: it says little.")
     print()
     print(_LEGEND + (_GENERATED if generated else ""))
     _print_groups(report, by, by_was_given)
     before, after = (sum(n or 0 for n in scores.cut_off.values()) for scores in (report.before, report.after))
     if before or after:
         total = sum(report.asked.values())
-        print(f"\nOf {total:,} free answers {before:,} -> {after:,} ran into --max-new-tokens and count as no match.")
+        print(
+            f"\nOf {total:,} free answers {before:,} -> {after:,} did not end within their cap (--max-new-tokens): "
+            "they are no match."
+        )
     others = evaluated.others
     if others is not None and others.asked:
         of_all = "" if others.asked == others.active else f", of {others.active:,}"

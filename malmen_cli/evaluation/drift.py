@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LONGEST = 1024
 """Tokens of a chunk at most, of a model with more positions."""
 
+FEW = 10
+"""Chunks below which an interval over them says little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Drift:

@@ -99,12 +99,16 @@ class Examination:
         """Per question the mean log-likelihood of what the base answers: as many of its tokens as the target has."""
         old: list[float | None] = [None] * len(self.questions)
         texts: dict[int, Tokens] = {}
+        tokenizing = self.model.tokenizing
         for i, (question, answer) in enumerate(zip(self.questions, answers or (), strict=False)):
-            if question.kind != "unrelated" and answer.text:
-                tokens = self.model.tokenizing.fits(question.prompt, answer.text)
-                tokens = None if tokens is None else tokens.cut(question.tokens.supervised)
-                if tokens is not None and tokens.labels != question.tokens.labels:
-                    texts[i] = tokens
+            # Token by token as it was said: its text may be other tokens where a prompt with a target is tokenised.
+            said = answer.tokens[: question.tokens.supervised]
+            if (
+                question.kind != "unrelated"
+                and answer.text
+                and tokenizing.text_of(said) != tokenizing.wanted(question.tokens)
+            ):
+                texts[i] = tokenizing.said(question.prompt, said)
         found = likelihoods(self.model, list(texts.values()), batch_tokens=self.batch_tokens)
         for i, likelihood in zip(texts, found, strict=True):
             old[i] = likelihood
@@ -139,6 +143,7 @@ class Examination:
         ]
         if answers.generated is None:
             return said
+        classifies = self.model.task == "classification"
         wanted = [self.model.tokenizing.wanted(question.tokens) for question in self.questions]
         return [
             replace(
@@ -146,7 +151,8 @@ class Examination:
                 generated=free.text,
                 stopped=free.stopped,
                 exact_match=exact_match(free, target),
-                contains=contains(free.text, target),
+                # The name of a class is no text: "not toxic" has no "toxic" in it.
+                contains=exact_match(free, target) if classifies else contains(free.text, target),
             )
             for x, free, target in zip(said, answers.generated, wanted, strict=True)
         ]

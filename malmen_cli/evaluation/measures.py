@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from malmen_cli.evaluation.bootstrap import Column, Score, scores_of
@@ -54,7 +54,7 @@ class Measures:
 
 def measures_of(results: Sequence[Result], facts: int) -> Measures:
     """The measures of results of so many facts; all intervals come of the same draws."""
-    of_kind = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
+    of_kind = _by_kind(results)
     columns: list[Column] = []
 
     def add(kind: Kind, of: Callable[[Result, Said], float | None]) -> None:
@@ -85,7 +85,7 @@ def measures_of(results: Sequence[Result], facts: int) -> Measures:
 
 def six_scores_of(results: Sequence[Result], facts: int) -> SixScores:
     """The six scores of the edited model; `facts` is how many there are, the results' indices being below it."""
-    of_kind = {kind: [result for result in results if result.kind == kind] for kind in KINDS}
+    of_kind = _by_kind(results)
     forced: list[Column] = [[(x.fact, x.after.accuracy) for x in of_kind[kind]] for kind in EDITED]
     generated: list[Column] = [
         [(x.fact, float(x.after.exact_match)) for x in of_kind[kind] if x.after.exact_match is not None]
@@ -93,6 +93,15 @@ def six_scores_of(results: Sequence[Result], facts: int) -> SixScores:
     ]
     other = of_kind["unrelated"]
     return six_scores([*forced, unchanged(other)], [*generated, unchanged_generated(other)], max(facts, 1))
+
+
+def _by_kind(results: Sequence[Result]) -> dict[Kind, list[Result]]:
+    """The results of each kind. An unrelated prompt that several facts ask (a lent one, say) has one answer, which
+    comes up as often as the first of them is drawn."""
+    of_kind: dict[Kind, list[Result]] = {kind: [x for x in results if x.kind == kind] for kind in KINDS}
+    first: dict[str, int] = {}
+    of_kind["unrelated"] = [replace(x, fact=first.setdefault(x.prompt, x.fact)) for x in of_kind["unrelated"]]
+    return of_kind
 
 
 def unchanged(results: Sequence[Result]) -> Column:

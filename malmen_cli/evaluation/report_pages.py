@@ -85,7 +85,7 @@ def _page(template: str, comparison: Comparison, figures: Sequence[Figure]) -> s
         contenders=comparison.question.contenders,
         summary=summary(comparison),
         notes=[*_unfinished(comparison), *comparison.notes],
-        warnings=_warnings(comparison),
+        warnings=warnings_of(comparison),
         shown=[(by_name[name], table) for name, table in tables.items() if name in by_name],
         data_uri=lambda figure: Markup(data_uri(figure.svg)),
         raw=Markup,
@@ -105,8 +105,12 @@ def _page(template: str, comparison: Comparison, figures: Sequence[Figure]) -> s
 def title(comparison: Comparison) -> str:
     question = comparison.question
     sizes = question.sizes
-    count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    return f"{question.model}: {count} facts of {question.source}"
+    first = f"{sizes[0]:,} to " if len(sizes) > 1 else ""
+    return f"{question.model}: {first}{_facts(sizes[-1])} of {question.source}"
+
+
+def _facts(count: int) -> str:
+    return f"{count:,} fact{'' if count == 1 else 's'}"
 
 
 def about(comparison: Comparison) -> list[tuple[str, str]]:
@@ -143,7 +147,7 @@ def summary(comparison: Comparison) -> list[str]:
             what = f"{label} {have} the highest harmonic mean" if len(rows) > 1 else f"the harmonic mean of {label} is"
             absent = comparison.without(size)
             there = f", without {' and '.join(absent)}," if absent else ""
-            found.append(f"At {size:,} facts{there} {what}{',' if len(rows) > 1 else ''} {cell.text}{spread}.")
+            found.append(f"At {_facts(size)}{there} {what}{',' if len(rows) > 1 else ''} {cell.text}{spread}.")
     return found
 
 
@@ -158,10 +162,11 @@ def _unfinished(comparison: Comparison) -> list[str]:
     return [f"This report is not finished: {done:,} of {wanted:,} points{whose}. The same command goes on with it."]
 
 
-def _warnings(comparison: Comparison) -> list[str]:
+def warnings_of(comparison: Comparison) -> list[str]:
+    """What points were warned of, each with whose it is."""
     return list(
         dict.fromkeys(
-            f"{point.contender}, {point.n_edits:,} facts: {warning}"
+            f"{point.contender}, {_facts(point.n_edits)}: {warning}"
             for point in comparison.points
             for warning in point.warnings
         )

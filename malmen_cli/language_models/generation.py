@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,19 @@ from malmen_cli.language_models.texts import Tokens
 from malmen_cli.language_models.tokenizing import Seq2SeqTokenizing, Tokenizing
 
 
-class Generated(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Generated:
     """What a model says to a prompt.
 
     Attributes:
         text: without outer white space, up to where it ended. stopped: it ended by itself, with the model's
             end-of-text token or a line end; False where the cap cut it off. A class always stops.
+        tokens: as they were said, without what ended them.
     """
 
     text: str
     stopped: bool
+    tokens: tuple[int, ...] = field(default=(), compare=False)
 
 
 class Generation:
@@ -107,12 +111,12 @@ class Generation:
         """The text of new tokens up to the first end among them."""
         for place, token in enumerate(new):
             if token in self._ends:
-                return Generated(self._text(new[:place]).strip(), True)
+                return Generated(self._text(new[:place]).strip(), True, tuple(new[:place]))
             if self._ends_line(token):
                 line, end, _ = self._text(new[: place + 1]).lstrip().partition("\n")
                 if end:
-                    return Generated(line.strip(), True)
-        return Generated(self._text(new).strip(), False)
+                    return Generated(line.strip(), True, tuple(new[:place]))
+        return Generated(self._text(new).strip(), False, tuple(new))
 
     def _ends_line(self, token: int) -> bool:
         if token not in self._line_ends:
@@ -163,7 +167,7 @@ class Classifying:
         for batch in self._tokenizing.batches([Tokens(tuple(ids[row]), (0,)) for row in fitting], batch_tokens):
             best = likeliest(self._head, self._head.references(batch.to(self._device)))
             for row, label in zip(batch.rows, best, strict=True):
-                found[fitting[row]] = Generated(self._tokenizing.text_of([label]), True)
+                found[fitting[row]] = Generated(self._tokenizing.text_of([label]), True, (label,))
             done += len(batch.rows)
             progress(done, len(prompts))
         return found

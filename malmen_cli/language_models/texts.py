@@ -35,14 +35,6 @@ class Tokens:
         """Number of labels."""
         return len(self.labels)
 
-    def cut(self, labels: int) -> Tokens:
-        """The same text with the first `labels` of its labels, or all of them where there are no more."""
-        more = self.supervised - labels
-        if more <= 0:
-            return self
-        read = {"decoder_input_ids": self.decoder_input_ids[:-more]} if self.decoder_input_ids else {}
-        return replace(self, **(read or {"input_ids": self.input_ids[:-more]}), labels=self.labels[:labels])
-
     def rows(self, stack: Stack, wide: bool = False) -> int:
         """Rows `(u, g)` that the text gives an edited layer of a stack; `wide`: of all tokens that the stack reads."""
         if stack == "encoder" or (wide and not self.decoder_input_ids):

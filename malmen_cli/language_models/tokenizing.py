@@ -90,6 +90,11 @@ class Tokenizing(ABC):
         encoded = self.encode(self.turn(prompt) if self.chat else prompt)
         return list(encoded["input_ids"])
 
+    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
+        """A prompt with what a model has answered to it, token by token."""
+        read = self.prompt_ids(prompt)
+        return Tokens((*read, *answer[:-1]), tuple(answer))
+
     def wanted(self, tokens: Tokens) -> str:
         """The free answer that a target asks for, as the tokenizer writes it: it may have changed how it is spelled."""
         return self.text_of(tokens.labels)
@@ -227,6 +232,9 @@ class Seq2SeqTokenizing(Tokenizing):
         decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
         return self._checked(Tokens(tuple(input_ids), labels, decoded), prompt)
 
+    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
+        return Tokens(tuple(self.prompt_ids(prompt)), tuple(answer), (*self.decoder_prefix(), *answer[:-1]))
+
     def decoder_prefix(self) -> list[int]:
         """What the decoder reads before the first token of any answer: BART's has a beginning-of-text token there."""
         encoded = self.tokenizer(text_target="a", return_special_tokens_mask=True, verbose=False)
@@ -277,6 +285,9 @@ class ClassTokenizing(Tokenizing):
                 remedy=f"Targets of this model are {', '.join(self.names[:10])}.",
             )
         return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
+
+    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
+        return Tokens(tuple(self.prompt_ids(prompt)), tuple(answer))
 
     def text_of(self, labels: Sequence[int]) -> str:
         return ", ".join(self.names[label] for label in labels)

@@ -242,4 +242,5 @@ def out_of_range(editor: EditorRecord, active: int) -> list[str]:
     if smallest <= active <= largest:
         return []
     sizes = f"{smallest:,} to {largest:,}" if smallest < largest else f"{largest:,}"
-    return [f"{active:,} facts are active, and this editor was trained for {sizes} at once: expect a poorer edit"]
+    facts = f"{active:,} fact{'' if active == 1 else 's'}"
+    return [f"{facts} at once, where this editor was trained for {sizes}: expect a poorer edit"]

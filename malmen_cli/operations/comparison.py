@@ -7,7 +7,7 @@ between facts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -93,7 +93,15 @@ def compare(
     comparison = folder.resumed(question) or Comparison(question=question, about=about)
     comparison = _noting(
         comparison,
-        [*notes, *told, *made_with, *_size_notes(sizes, len(free)), *_draw_notes(question), *_asking_notes(question)],
+        [
+            *notes,
+            *told,
+            *made_with,
+            *_size_notes(sizes, len(free)),
+            *_draw_notes(question),
+            *_asking_notes(question),
+            *_elsewhere_notes(comparison, about),
+        ],
     )
     folder.save(comparison)
     missing = comparison.missing
@@ -268,6 +276,18 @@ def _asking_notes(question: Question) -> list[str]:
     if told:
         which = f"The end of the answer is one more token to say for {' and '.join(told)}"
     return [f"{which}: teacher-forced scores, and harmonic means with them, are not of the same question for all."]
+
+
+def _elsewhere_notes(comparison: Comparison, about: Mapping[str, Any]) -> list[str]:
+    """Where a report that was begun with another device, other threads or versions gets more points."""
+    names = ("device", "threads", "versions")
+    if not comparison.untried or all(comparison.about.get(name) == about[name] for name in names):
+        return []
+    threads, versions = about["threads"], about["versions"]
+    made_with = f"{threads} thread{'' if threads == 1 else 's'}, torch {versions['torch']}"
+    return [
+        f"Points from {about['created_at']} on were made on {about['device']} ({made_with}), unlike the first ones."
+    ]
 
 
 def _size_notes(sizes: Sequence[int], available: int) -> list[str]:

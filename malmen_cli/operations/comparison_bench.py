@@ -138,14 +138,17 @@ class ComparisonBench:
             of_all = f"of {len(draw.facts):,} facts (seed {seed})"
             bare = sum(not fact.unrelated for fact in draw.asked)
             if draw.lent:
+                prompts = len({other.prompt for fact in draw.asked for other in fact.unrelated})
                 found.append(
-                    f"{draw.lent:,} {of_all} have no unrelated prompts: they are asked those of facts not edited."
+                    f"{draw.lent:,} {of_all} have no unrelated prompts: they are asked those of facts not edited, "
+                    f"{prompts:,} in all."
                 )
             if bare:
                 found.append(f"{bare:,} {of_all} have no unrelated prompts.")
             if draw.left_out:
                 whole = len(draw.facts) == self.question.sizes[-1]
-                fate = "others have their places" if whole else "left out"
+                rest = f"left out, and all {len(draw.facts):,} that do are asked, whatever the seed"
+                fate = "others have their places" if whole else rest
                 found.append(
                     f"Of the facts that were drawn (seed {seed}) {draw.left_out:,} did not fit the model: {fate}."
                 )

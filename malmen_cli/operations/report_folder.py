@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from malmen_cli.checkpoint.durable import TEMPORARY, make_folders, require_writable, write_durably
+from malmen_cli.checkpoint.durable import TEMPORARY, in_words, make_folders, require_writable, write_durably
 from malmen_cli.errors import MalmenError, UsageError
 from malmen_cli.evaluation.comparison import Comparison, Question
 from malmen_cli.facts import printable
@@ -57,9 +57,14 @@ class ReportFolder:
             UsageError: it answers another question, and was named.
         """
         first, number = self.path, 1
-        if self._family is not None and (unfinished := self._unfinished(question)) is not None:
-            self._take(unfinished)
-        while self._kept is not None and (other := self._kept.question.differences(question)):
+        unfinished = None if self._family is None else self._unfinished(question)
+        self._take(unfinished or first)  # again: another command may have begun a report there meanwhile
+        while True:
+            if self._kept is None and (self._family is None or self._begun()):
+                return None
+            other = [] if self._kept is None else self._kept.question.differences(question)
+            if self._kept is not None and not other:
+                return self._kept
             if self._family is None:
                 raise UsageError(
                     f"{_shown(self.path)} holds a report of another question (it differs in {', '.join(other)})",
@@ -67,7 +72,15 @@ class ReportFolder:
                 )
             number += 1
             self._take(first.with_name(f"{first.name}-{number}"))
-        return self._kept
+
+    def _begun(self) -> bool:
+        """Make the folder; False where another command was faster."""
+        with in_words(self.path):
+            try:
+                self.path.mkdir()
+            except FileExistsError:
+                return False
+        return True
 
     def _unfinished(self, question: Question) -> Path | None:
         """The folder of the family's newest report of this question that lacks points."""

@@ -32,6 +32,7 @@ from malmen_cli.operations.tensors import DTYPES, buffer_of
 _STORED = {**DTYPES, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
 
+
 def capture_rows(
     model: LanguageModel,
     editor: RowEditor,

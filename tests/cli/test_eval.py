@@ -114,7 +114,7 @@ def test_words(world: World, file: Path) -> None:
     rows = [line.split() for line in out.splitlines()]
     assert [row[0] for row in rows if row and row[0] in ("ES", "GS", "LS")] == ["ES", "GS", "LS"] * 2  # table, meaning
     assert "unchanged" in out and "teacher-forced" in out and "generated" in out
-    assert "ran into --max-new-tokens" in out
+    assert "did not end within their cap (--max-new-tokens)" in out
     alone = write_facts(file.with_name("alone.jsonl"), [Fact("The capital of Spain is", "Rome")])
     assert "\nHarmonic mean of 2 scores, ES: " in printed(world, alone, *QUICK, "--no-keep")[0]
     assert "Harmonic mean of the six scores" in out and "contains" in out and "new over old" in out

@@ -57,6 +57,15 @@ def refused(world: World, words: str) -> Iterator[None]:
     assert everything(world) == before
 
 
+def test_the_folder_that_nobody_named_is_not_the_models_either(
+    world: World, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (world.checkpoint, world.workspace.objects):
+        monkeypatch.chdir(place)
+        with refused(world, "lies in the"):
+            printed(world, file, "--n-edits", "2,3", "--no-generate")
+
+
 def test_several_numbers_make_a_report(
     world: World, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

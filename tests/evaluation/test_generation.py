@@ -69,14 +69,14 @@ class TestBatches:
         alone = [model.generate([prompt], 9)[0] for prompt in PROMPTS]
         assert model.generate(PROMPTS, 9, batch_tokens=batch_tokens) == alone
         assert alone == [expected(model, prompt, 9) for prompt in PROMPTS]
-        assert len({stopped for _, stopped in alone}) == 2
+        assert len({answer.stopped for answer in alone}) == 2
 
     def test_keep_a_cap_per_prompt(self, model: LanguageModel) -> None:
         caps = [1 + i % 5 for i in range(len(PROMPTS))]
         found = model.generate(PROMPTS, caps)
         assert found == [model.generate([prompt], cap)[0] for prompt, cap in zip(PROMPTS, caps, strict=True)]
         shorter = model.generate(PROMPTS[:1] * 3, [2, 6, 4])
-        assert len({text for text, _ in shorter}) == 3 and shorter[1].text.startswith(shorter[2].text)
+        assert len({answer.text for answer in shorter}) == 3 and shorter[1].text.startswith(shorter[2].text)
 
     def test_report_progress(self, model: LanguageModel) -> None:
         seen: list[tuple[int, int]] = []
@@ -105,7 +105,7 @@ class TestBatches:
         prompts = [prompt for fact in facts for prompt in (fact.prompt, *fact.rephrases)]
         found = model.generate(prompts, 12)
         assert found == [model.generate([prompt], 12)[0] for prompt in prompts]
-        assert sum(stopped for _, stopped in found) >= 0.9 * len(found)
+        assert sum(answer.stopped for answer in found) >= 0.9 * len(found)
 
 
 class TestEnd:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from family_models import save_family_model
 from test_scoring import CAP, Slow, average, examine, shifted
 from tiny_models import Family, load, make_facts
 
 from malmen_cli.evaluation.examination import Examination
 from malmen_cli.evaluation.generation import contains
 from malmen_cli.evaluation.groups import grouped
+from malmen_cli.evaluation.measures import measures_of, six_scores_of
 from malmen_cli.evaluation.report import Report
+from malmen_cli.evaluation.results import Result, Said
 from malmen_cli.facts import Fact
 
 
@@ -75,14 +79,15 @@ def test_probabilities_of_the_new_target_and_of_the_bases_own_answer(
     model.overlay(shifted(model))
     report = examination.report(before, examination.ask(base=before))
     compared = 0
-    for result in report.results:
+    assert before.generated is not None
+    for result, free in zip(report.results, before.generated, strict=True):
         target = base_model.tokenizing(result.prompt, result.target).labels
         for state, said in zip(states, (result.before, result.after), strict=True):
             assert said.new_probability == pytest.approx(probability(state, result.prompt, list(target)), rel=1e-9)
             if said.old_probability is None:
                 continue
-            answer = base_model.tokenizing(result.prompt, result.before.generated or "").labels[: len(target)]
-            assert said.old_probability == pytest.approx(probability(state, result.prompt, list(answer)), rel=1e-9)
+            answer = list(free.tokens[: len(target)])
+            assert said.old_probability == pytest.approx(probability(state, result.prompt, answer), rel=1e-9)
             assert said.new_over_old == (said.new_probability > said.old_probability)
             compared += 1
     assert compared > len(facts)
@@ -122,6 +127,34 @@ def test_measures_have_the_values_of_the_scores(tiny_folder: Callable[..., Path]
     assert six.locality.forced is not None and six.locality.forced.value == pytest.approx(report.unchanged)
     assert six.reliability.forced is not None
     assert six.reliability.forced.value == pytest.approx(report.after.forced.edit_success)
+
+
+def test_a_class_contains_no_other(tmp_path: Path) -> None:
+    folder = save_family_model(tmp_path / "bert", "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "toxic"}, "label2id": {"toxic": 0}}))
+    facts = [Fact(f"The capital of Bakeli is {city}.", "toxic") for city in ("Rome", "Oslo", "Paris", "Bern")]
+    answered = examine(load(folder), facts)
+    for result in answered.results:
+        assert result.before.generated in ("toxic", "not toxic")
+        assert result.before.contains == result.before.exact_match == (result.before.generated == "toxic")
+
+
+def test_a_prompt_that_many_facts_ask_is_one_answer() -> None:
+    """Ninety facts are lent one of two prompts: what is known of locality is what two answers say."""
+
+    def asked(fact: int, prompt: str, unchanged: float) -> Result:
+        said = Said("", 1.0)
+        return Result("unrelated", fact, prompt, "t", said, said, unchanged)
+
+    lent = [asked(fact, f"{fact % 2}", float(fact % 2)) for fact in range(90)]
+    apart = [asked(fact, f"{fact}", float(fact % 2)) for fact in range(90)]
+    of_two, of_many = (measures_of(results, 90).unchanged.forced for results in (lent, apart))
+    assert of_two is not None and of_many is not None
+    assert of_two.value == of_many.value == 0.5
+    assert (of_two.low, of_two.high) == (0.0, 1.0)
+    assert 0.35 < of_many.low < of_many.high < 0.65
+    assert six_scores_of(lent, 90).locality.forced == of_two
 
 
 class TestGroups:

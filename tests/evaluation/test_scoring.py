@@ -95,8 +95,8 @@ def facts_that_are_partly_known(model: LanguageModel) -> list[Fact]:
     """Facts of which the model answers some as they want: what it says by itself is the target of every other one."""
 
     def said(prompt: str) -> str:
-        text, stopped = model.generate([prompt], CAP)[0]
-        return text if stopped and text.isascii() else ""
+        answer = model.generate([prompt], CAP)[0]
+        return answer.text if answer.stopped and answer.text.isascii() else ""
 
     facts = []
     for index in range(20):
@@ -170,7 +170,7 @@ def test_results_say_what_was_answered(tiny_folder: Callable[..., Path]) -> None
     [told] = examine(model, [fact], max_new_tokens=CAP).as_dict([7])["facts"]
     assert (told["number"], told["digest"], told["prompt"]) == (7, fact.digest, fact.prompt)
     edit = told["edit"]
-    assert (edit["before"]["generated"], edit["before"]["stopped"]) == tuple(said)
+    assert (edit["before"]["generated"], edit["before"]["stopped"]) == (said.text, said.stopped)
     tokens = model.tokenizing(fact.prompt, fact.target)
     [predicted] = model.predictions([tokens])
     assert edit["after"]["answer"] == model.tokenizing.tokenizer.decode(predicted).strip()

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_models import World, everything, fact_set, load, make_facts, make_world
 
 from malmen_cli.errors import NumericalFailure, UsageError
@@ -148,11 +149,41 @@ def test_what_an_earlier_day_left_unfinished_goes_on_in_its_folder(
     found, made = run(world, today, [2, 3])
     assert today.path.name == early.name and len(made) == 1 and found.missing == []
     again = default_folder("tiny")
-    # Killed in its first save, a report has left nothing that would stand in the way.
+    # What was killed in its first save, or is just being begun by another command, is passed over.
     (tmp_path / f"{other.path.name}-2").mkdir()
     (tmp_path / f"{other.path.name}-2" / ".malmen-tmp-0123456789abcdef").write_text("half")
     run(world, again, [2, 3])
-    assert again.path.name == f"{other.path.name}-2"  # what is finished is not of today
+    assert again.path.name == f"{other.path.name}-3"  # what is finished is not of today
+
+
+def test_reports_that_are_begun_at_the_same_time_have_folders_of_their_own(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one, two, named = default_folder("tiny"), default_folder("tiny"), ReportFolder(Path("named"))
+    late = ReportFolder(Path("named"))
+    run(world, one, [2])
+    found, _ = run(world, two, [3])
+    assert two.path.name == f"{one.path.name}-2" and one.path.name != two.path.name
+    assert [point.n_edits for point in found.points] == [3]
+    run(world, named, [2])
+    with pytest.raises(UsageError, match="another question"):
+        run(world, late, [3])
+
+
+def test_points_that_are_made_elsewhere_are_told_apart(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "r"
+    with pytest.raises(Stop):
+        run(world, folder, [2, 4], stop_after=1)
+    assert not any("were made on" in note for note in run(world, tmp_path / "whole", [2])[0].notes)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        found, _ = run(world, folder, [2, 4])
+    finally:
+        torch.set_num_threads(threads)
+    [note] = [note for note in found.notes if "were made on cpu" in note]
+    assert f"({threads + 1} threads, torch {torch.__version__}), unlike the first ones" in note
 
 
 def test_a_folder_of_something_else_is_left_alone(world: World, tmp_path: Path) -> None:
@@ -184,12 +215,15 @@ def test_what_a_reader_must_know_is_noted(world: World, tmp_path: Path) -> None:
     notes = "\n".join(found.notes)
     assert "99 facts were asked for, and there are 9: all of them are taken." in notes
     assert "8 of 8 facts (seed 0) have no unrelated prompts." in notes
-    assert "Of the facts that were drawn (seed 0) 1 did not fit the model: left out." in notes
+    assert "(seed 0) 1 did not fit the model: left out, and all 8 that do are asked, whatever the seed." in notes
     assert [point.n_edits for point in made] == [3, 5, 9] and [point.edited for point in made] == [3, 5, 8]
     assert made[-1].left_out == {"edit": 1} and made[0].left_out == {}
     assert made[0].scores.locality.teacher_forced is None
     lent, _ = run(world, tmp_path / "lent", [3], facts=bare)
-    assert "3 of 3 facts (seed 0) have no unrelated prompts: they are asked those of facts not edited." in lent.notes
+    assert (
+        "3 of 3 facts (seed 0) have no unrelated prompts: they are asked those of facts not edited, 3 in all."
+        in lent.notes
+    )
     assert lent.points[0].asked["unrelated"] == 3
 
 

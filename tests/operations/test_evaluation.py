@@ -137,7 +137,7 @@ class TestFile:
             [editor] = store.editors(db, model.id)
         assert out_of_range(editor, rows) == []
         [words] = out_of_range(editor, rows + 1)
-        assert f"was trained for {f'1 to {rows}' if sample_size else rows} at once" in words
+        assert f"was trained for {f'1 to {rows}' if sample_size else rows}: expect" in words
         assert of_file(small, make_facts(rows + 5)).edited == rows
 
     def test_facts_without_room_are_left_out_and_counted(self, world: World) -> None:
