@@ -17,7 +17,7 @@ from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.editing.editor import ROWS_AT_ONCE
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
 from malmen_cli.facts import Fact
-from malmen_cli.language_models.host_memory import give_back_freed
+from malmen_cli.language_models.host_memory import give_back_freed, large_blocks_apart
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
 from malmen_cli.ledger.objects import Checked, ObjectStore
@@ -92,8 +92,9 @@ def capture_rows(
                         if model.device.type == "cpu":  # a GPU's activations are not in this heap
                             give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
-                for pack in packs:
-                    pack.edit(start, start + len(block), facts)
+                with large_blocks_apart():
+                    for pack in packs:
+                        pack.edit(start, start + len(block), facts)
                 progress(start + len(block), len(texts))
         return [
             NewRows(layer.name, data, pack.spans) for layer, data, pack in zip(model.layers, staged, packs, strict=True)
