@@ -42,7 +42,7 @@ def copy_checkpoint(
     """
     by_file = changes_by_file(manifest, changes)
     papers = documentation_files(source)
-    names = [*manifest.weights, *manifest.others]
+    names = [*manifest.weights, *manifest.own_others]
     refuse_existing(target)
     sizes = [_size(source / name) for name in [*names, *papers]] + [len(data) for data in extra.values()]
     require_space([Need(target, tuple(sizes), "the copy")])

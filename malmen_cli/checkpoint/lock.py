@@ -154,6 +154,8 @@ def _lock(path: Path) -> _Held:
     """Both locks, the folder's first, or none. Raises BlockingIOError where another process holds one."""
     folder, file = _flock(path.parent, fcntl.LOCK_EX, os.O_DIRECTORY), None
     try:
+        if folder is not None:
+            _take_over(path)
         file = _lock_file(path)
         # A training run's folder is removed by whoever ends it, and made again by the next: it may not have been there
         # yet, or the file may lie in another one than was locked, whose own lock somebody else then takes.
@@ -165,6 +167,17 @@ def _lock(path: Path) -> _Held:
     except BaseException:
         _close(file, folder)
         raise
+
+
+def _take_over(path: Path) -> None:
+    """Remove a lock file that a killed command of another user has left, and that this one may not write into.
+
+    Raises BlockingIOError where that command is alive.
+    """
+    if path.is_file() and not os.access(path, os.R_OK | os.W_OK):
+        _close(_flock(path, fcntl.LOCK_SH, os.O_NOFOLLOW))
+        with suppress(OSError):
+            path.unlink()
 
 
 def _lock_file(path: Path) -> int:

@@ -42,6 +42,13 @@ LARGEST_INDEX = 64 << 20  # bytes: some 600,000 tensors
 _DOCUMENTATION = (".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", "malmen.json")
 _DOCUMENTATION_NAMES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "README")
 
+# Data and records of work beside the model, which no loading looks at, and which grow: neither are they part of it.
+_WORK = (".jsonl", ".csv", ".tsv", ".log")
+_WORK_NAMES = (
+    *("trainer_state.json", "training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth"),
+    *("all_results.json", "train_results.json", "eval_results.json", "predict_results.json"),
+)
+
 # What transformers looks for in a folder, whether or not it was there at first: one whole file wins over shards.
 ADAPTER = "adapter_config.json"
 _LOADED = (
@@ -82,8 +89,8 @@ class _Tensors(dict[str, TensorRecord]):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model folder held when it was read. `others` are its remaining files but for documentation: at the top
-    level, or a chat template, `additional_chat_templates/NAME`.
+    """What a model folder held when it was read. `others` are its remaining files but for documentation and what is
+    only data (`_WORK`): at the top level, or a chat template, `additional_chat_templates/NAME`.
 
     Asking `tensors` for a name that the model has not raises UnsafeFile: names come from ledgers and editors.
     """
@@ -123,6 +130,11 @@ class Manifest:
     def digest(self) -> str:
         """The base digest: of the canonical JSON."""
         return digest_bytes(self.to_json().encode())
+
+    @property
+    def own_others(self) -> dict[str, str]:
+        """`others` without what is only data, which manifests of before list too."""
+        return {name: digest for name, digest in self.others.items() if not _is_work(name)}
 
     def slot(self, name: str) -> TensorSlot:
         """Where tensor `name` lies in its file. Raises UnsafeFile for a name that the model has not."""
@@ -184,7 +196,8 @@ def other_differences(folder: Path, manifest: Manifest) -> list[str]:
     known = manifest.weights.keys() | manifest.others.keys()
     there = [name for name in _LOADED if os.path.lexists(folder / name)] + template_files(folder)
     added = [f"{name} was added" for name in there if name not in known]
-    changed = [words for name, digest in manifest.others.items() for words in _check_other(folder / name, name, digest)]
+    own = manifest.own_others
+    changed = [words for name, digest in own.items() for words in _check_other(folder / name, name, digest)]
     return changed + added
 
 
@@ -352,7 +365,11 @@ def is_bare(name: str) -> bool:
 
 
 def _is_ignored(name: str) -> bool:
-    return _is_documentation(name) or not is_bare(name)
+    return _is_documentation(name) or _is_work(name) or not is_bare(name)
+
+
+def _is_work(name: str) -> bool:
+    return name.lower().endswith(_WORK) or name in _WORK_NAMES or name.startswith("events.out.tfevents.")
 
 
 def _is_documentation(name: str) -> bool:

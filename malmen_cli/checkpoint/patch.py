@@ -77,8 +77,7 @@ def patch_shard(path: Path, changes: Sequence[tuple[TensorChange, TensorSlot]]) 
         copy_file(source.fileno(), target, status.st_size)
         overwrite(temporary, target, changes, named=path)
         if (status.st_uid, status.st_gid) != (os.geteuid(), os.getegid()):
-            with suppress(PermissionError):
-                os.fchown(target, status.st_uid, status.st_gid)
+            _give_to(target, status)
         os.fchmod(target, stat.S_IMODE(status.st_mode))
         os.fsync(target)
         temporary.rename(path)
@@ -90,6 +89,15 @@ def patch_shard(path: Path, changes: Sequence[tuple[TensorChange, TensorSlot]]) 
                 f"tensor {change.name} in {path} does not read back as it was written",
                 remedy="check the disk; the next writing command puts the bytes right from the ledger's objects",
             )
+
+
+def _give_to(descriptor: int, status: os.stat_result) -> None:
+    """Give a copy its original's owner and group, or the group alone, as far as that is permitted and they are known
+    here: in a user namespace some are not."""
+    for owner in (status.st_uid, -1):
+        with suppress(OSError):
+            os.fchown(descriptor, owner, status.st_gid)
+            return
 
 
 def overwrite(path: Path, descriptor: int, changes: Sequence[tuple[TensorChange, TensorSlot]], *, named: Path) -> None:

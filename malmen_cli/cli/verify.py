@@ -16,7 +16,7 @@ from malmen_cli.cli.options import (
     say_waiting,
 )
 from malmen_cli.cli.output import epilog, print_json, say, tell
-from malmen_cli.errors import ExitCode, MalmenError, OutdatedLedger, UsageError
+from malmen_cli.errors import ExitCode, OutdatedLedger, UnusableLedger, UsageError
 from malmen_cli.ledger import Ledger, Workspace, find_workspace, store, verify_when_quiet
 from malmen_cli.ledger.records import ModelRecord
 from malmen_cli.ledger.verification import Verification
@@ -116,9 +116,7 @@ def _verified(
             return found
     except OutdatedLedger:
         raise
-    except MalmenError as error:
-        if error.exit_code != ExitCode.FAILED:
-            raise
+    except UnusableLedger as error:
         found = Verification()
         found.report("ledger.db", error.message)
         return found

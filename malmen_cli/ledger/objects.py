@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -43,9 +43,11 @@ class ObjectStore:
         return self.path(digest).is_file()
 
     def is_sound(self, digest: str) -> bool:
-        """Whether the object is there, and is what its name says."""
+        """Whether the object is there, can be read, and is what its name says."""
         path = self.path(digest)
-        return not path.is_symlink() and path.is_file() and digest_file(path) == digest
+        with suppress(OSError):
+            return not path.is_symlink() and path.is_file() and digest_file(path) == digest
+        return False
 
     def size(self, digest: str) -> int | None:
         """Bytes of the object; None where there is none."""

@@ -71,6 +71,10 @@ def recover(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
             return Recovery(model, settlement, leftovers, restored, kept, differences)
     except MalmenError as error:
         return Recovery(model, error=error)
+    except OSError as error:
+        message = f"{error.filename or model.path} cannot be read: {error.strerror or error}"
+        remedy = "check the disk and the folder's permissions, then run malmen recover again"
+        return Recovery(model, error=MalmenError(message, remedy=remedy))
 
 
 def _restore(ledger: Ledger, model: ModelRecord) -> list[str]:

@@ -73,7 +73,7 @@ def only_model(db: sqlite3.Connection) -> ModelRecord:
 
 def editors(db: sqlite3.Connection, model_id: int) -> list[EditorRecord]:
     """The model's editors, newest first."""
-    query = "SELECT * FROM editors WHERE model_id = ? ORDER BY created_at DESC, rowid DESC"
+    query = "SELECT * FROM editors WHERE model_id = ? ORDER BY rowid DESC"  # a clock may go back
     return [_editor(row) for row in db.execute(query, (model_id,))]
 
 
@@ -94,7 +94,7 @@ def editor(db: sqlite3.Connection, text: str) -> EditorRecord:
 
 def entries(db: sqlite3.Connection, model_id: int | None = None, limit: int | None = None) -> list[Entry]:
     """Entries of one model or of all, newest first, a pending one among them."""
-    order = "created_at DESC, number DESC" if model_id is None else "number DESC"  # a clock may go back
+    order = "rowid DESC" if model_id is None else "number DESC"  # a clock may go back
     query = f"SELECT * FROM entries WHERE ? IN (model_id, -1) ORDER BY {order} LIMIT ?"
     arguments = (-1 if model_id is None else model_id, -1 if limit is None else limit)
     return [entry_from(row) for row in db.execute(query, arguments)]

@@ -185,8 +185,9 @@ def commit_entry(ledger: Ledger, draft: EntryDraft, base: Sequence[str] = ()) ->
 def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
     """Finish or withdraw an entry that a killed command left pending. The caller holds the checkpoint's lock.
 
-    Forward when every tensor is new, back when all are old, else forward from the objects. Writes only over digests
-    that the entry names and that follow from the entries before it; raises WrongBase naming the tensor otherwise.
+    Forward when every tensor is new, back when all are old, else forward from the objects, or back where those are
+    lost. Writes only over digests that the entry names and that follow from the entries before it; raises WrongBase
+    naming the tensor otherwise.
     """
     check_sidecar(model.path)
     remove_leftovers(model.path)
@@ -208,7 +209,10 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
     if old and all(found[delta.tensor] == delta.before for delta in deltas):
         _withdraw(ledger, model, entry)
         return Settlement(entry, "withdrawn")
-    changes = [TensorChange(d.tensor, d.before, d.after, ledger.objects.get(d.after)) for d in old]
+    try:
+        changes = [TensorChange(d.tensor, d.before, d.after, ledger.objects.get(d.after)) for d in old]
+    except VerificationFailed:
+        return _go_back(ledger, model, entry, [d for d in deltas if found[d.tensor] == d.after != d.before])
     for change in changes:
         _check_length(model, change)
     require_room(ledger, model, changed=[change.name for change in changes])
@@ -260,6 +264,19 @@ def _complete(
         entry = mark_applied(db, entry)
     refresh_sidecar(ledger, model, edited=edited)
     return entry
+
+
+def _go_back(ledger: Ledger, model: ModelRecord, entry: Entry, new: Sequence[ParameterDelta]) -> Settlement:
+    """Withdraw an entry whose new bytes are lost: from the objects of what was before, in the tensors that are new.
+
+    Raises VerificationFailed where those are lost too.
+    """
+    changes = [TensorChange(d.tensor, d.after, d.before, ledger.objects.get(d.before)) for d in new]
+    require_room(ledger, model, changed=[change.name for change in changes])
+    write_changes(model.path, model.manifest, changes)
+    fsync_folder(model.path)
+    _withdraw(ledger, model, entry)
+    return Settlement(entry, "withdrawn")
 
 
 def _withdraw(ledger: Ledger, model: ModelRecord, entry: Entry) -> None:

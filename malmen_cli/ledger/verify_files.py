@@ -132,7 +132,7 @@ def _glance(folder: Path, manifest: Manifest) -> list[str]:
                 differences.append(f"the header of {name} was changed")
         except (OSError, UnsafeFile) as error:
             differences.append(f"{name} cannot be read ({error})")
-    return differences + [f"{name} is missing" for name in manifest.others if not (folder / name).is_file()]
+    return differences + [f"{name} is missing" for name in manifest.own_others if not (folder / name).is_file()]
 
 
 def _is_plain(path: Path) -> bool:

@@ -48,7 +48,7 @@ def copied_from(db: sqlite3.Connection, name: str, snapshot: Snapshot | None) ->
         if origin is None:
             continue
         if snapshot is None:
-            same = str(origin.get("repo")).lower() in repos
+            same = str(origin.get("repo") or "").lower() in repos  # what was converted has none
         else:
             same = (origin.get("repo"), origin.get("revision")) == (snapshot.repo, snapshot.revision)
         found += [model] * same

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -341,3 +342,28 @@ def test_a_folder_is_locked_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("folder")
     with checkpoint_lock(tmp_path / "link", "malmen apply"):
         assert is_locked(tmp_path / "folder")
+
+
+def test_what_another_users_killed_command_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / LOCK_NAME
+    left.write_text("{}")
+    own, opened = left.stat().st_ino, os.open
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != left or left.stat().st_ino != own)
+
+    def refusing(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR and Path(path) == left and left.exists() and left.stat().st_ino == own:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", refusing)
+    alive = opened(left, os.O_RDONLY)
+    fcntl.flock(alive, fcntl.LOCK_EX)
+    with pytest.raises(Locked), checkpoint_lock(tmp_path, "malmen revert"):
+        pass
+    assert left.stat().st_ino == own
+    os.close(alive)
+    kept_open = opened(left, os.O_RDONLY)  # so that its inode is not used again
+    with checkpoint_lock(tmp_path, "malmen revert"):
+        assert left.stat().st_ino != own
+    os.close(kept_open)
+    assert names_in(tmp_path) == []

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,20 @@ def test_hidden_files_documentation_and_subfolders_are_no_part_of_it(folder: Pat
     assert read_manifest(folder).digest == before
     (folder / "added_tokens.json").write_text("{}")
     assert read_manifest(folder).digest != before
+
+
+def test_data_and_records_of_work_are_no_part_of_it(folder: Path) -> None:
+    before = read_manifest(folder)
+    names = ("facts.jsonl", "dev.CSV", "train.log", "trainer_state.json", "training_args.bin", "events.out.tfevents.1")
+    for name in names:
+        (folder / name).write_text("one")
+    assert read_manifest(folder).digest == before.digest
+    of_before = replace(before, others=before.others | dict.fromkeys(names, digest_bytes(b"one")))
+    (folder / "facts.jsonl").write_text("one, and one more")
+    (folder / "train.log").unlink()
+    assert check_checkpoint(folder, of_before, {}) == check_checkpoint(folder, before, {}) == []
+    (folder / "config.json").write_text("{}")
+    assert len(check_checkpoint(folder, of_before, {})) == 1
 
 
 def test_further_chat_templates_are_part_of_it(folder: Path) -> None:

@@ -142,3 +142,24 @@ def test_a_copy_in_parts_is_the_same_copy(hint: str, tmp_path: Path, monkeypatch
     if hint != "unknown":
         assert sum(length for _, length in hinted) == len(data)
         assert [offset for offset, _ in hinted] == [sum(length for _, length in hinted[:i]) for i in range(len(hinted))]
+
+
+@pytest.mark.parametrize("kept", ["both", "group", "neither"])
+def test_the_owner_is_kept_as_far_as_it_can_be(kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user may give a file to a group of its own, not to another user; in a user namespace some are unknown."""
+    folder = write_model_folder(tmp_path / "model")
+    manifest, asked = read_manifest(folder), list[tuple[int, int]]()
+
+    def fchown(descriptor: int, user: int, group: int) -> None:
+        asked.append((user, group))
+        if kept == "neither" or (kept == "group" and user != -1):
+            raise OSError(errno.EINVAL if kept == "neither" else errno.EPERM, "no")
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    change = change_of(folder, manifest, EDITED[0])
+    write_changes(folder, manifest, [change])
+    status = (folder / manifest.tensors[EDITED[0]].file).stat()
+    both, group = (status.st_uid, status.st_gid), (-1, status.st_gid)
+    assert asked == ([both] if kept == "both" else [both, group])
+    assert check_checkpoint(folder, manifest, {EDITED[0]: change.after}) == []

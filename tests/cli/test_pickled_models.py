@@ -61,6 +61,7 @@ def test_the_whole_way_leaves_the_folder_as_it_is(
     pickled, converted = load_model(folder, pickled=True).state_dict(), load_model(copy, pickled=False).state_dict()
     assert pickled.keys() == converted.keys() and all(torch.equal(pickled[name], converted[name]) for name in pickled)
 
+    assert malmen("models", "show", "None")[0] == ExitCode.USAGE  # what is converted is of no repository of that name
     assert malmen("train", "train.jsonl", *TRAINING, "--model", "./model")[0] == 0
     assert malmen("apply", "facts.jsonl", "--sample", "0", "--model", "model")[0] in (0, ExitCode.FACTS_FAILED_CHECK)
     assert file_digests(copy) != base

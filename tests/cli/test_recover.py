@@ -17,7 +17,10 @@ from tiny_models import TINY_TRAINING, Fact, World, fact_set, make_facts, make_w
 from malmen_cli.checkpoint.durable import TEMPORARY
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.checkpoint.safetensors_file import read_header
-from malmen_cli.ledger import Ledger, create_workspace, store
+from malmen_cli.cli.main import app
+from malmen_cli.errors import MalmenError
+from malmen_cli.ledger import Ledger, create_workspace, objects, store
+from malmen_cli.ledger.recovery import recover
 from malmen_cli.operations.models import register
 from malmen_cli.operations.train import train_editor
 
@@ -213,3 +216,47 @@ def test_a_locked_checkpoint_is_11(world: World) -> None:
 
 def test_an_unknown_model_is_2(world: World) -> None:
     assert run_malmen(world, "recover", "--model", "other")[0] == 2
+
+
+def test_what_the_system_cannot_read_keeps_no_other_model_from_its_settlement(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/mnt/gone")
+
+    with world.ledger() as (ledger, model), monkeypatch.context() as patched:
+        patched.setattr("malmen_cli.ledger.recovery.held_checkpoint", unreadable)
+        found = recover(ledger, model, "malmen recover")
+    assert found.error is not None and found.error.message == "/mnt/gone cannot be read: Permission denied"
+    assert found.error.remedy
+
+
+def test_an_object_that_cannot_be_read_is_kept_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.apply(*make_facts(2))
+    with world.ledger() as (ledger, model):
+        with ledger.read() as db:
+            digest = next(iter(store.state(db, model.id).values()))
+        bad, whole = ledger.objects.path(digest), objects.digest_file
+        inode = bad.stat().st_ino
+
+        def failing(path: Path, *part: int) -> str:
+            if path == bad and bad.stat().st_ino == inode:
+                raise OSError(5, "Input/output error")
+            return whole(path, *part)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(objects, "digest_file", failing)
+            found = recover(ledger, model, "malmen recover --restore", restore=True)
+        assert found.error is None and len(found.kept) == 1
+        assert bad.stat().st_ino != inode and ledger.objects.is_sound(digest)
+
+
+def test_a_database_that_cannot_be_used_just_now_is_not_called_damaged(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MalmenError("cannot use ledger.db: disk I/O error", remedy="check the disk's free space")
+
+    monkeypatch.setattr(Ledger, "open", full)
+    with pytest.raises(MalmenError, match="disk I/O error"):
+        app(["verify", "--workspace", str(world.workspace.root)], standalone_mode=False)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from ledger_world import EDITOR, FAST, apply, apply_draft, dump, fact, make_world, refs, revert, tiny
 from safetensors_folders import EDITED, file_digests, write_model_folder
 
-from malmen_cli.checkpoint import TensorChange, checkpoint_lock, digest_bytes, read_manifest
+from malmen_cli.checkpoint import TensorChange, checkpoint_lock, digest_bytes, patch, read_manifest
 from malmen_cli.errors import Locked, MalmenError, UnsafeFile, UsageError, VerificationFailed, WrongBase
 from malmen_cli.facts import Fact
 from malmen_cli.ledger import (
@@ -223,6 +224,40 @@ class TestPendingEntries:
             assert store.facts_of(db, first) == [A]
 
 
+def test_an_interrupted_entry_whose_new_bytes_are_lost_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = make_world(tmp_path, sharded=True, dtype="BF16")
+    with Ledger.open(workspace, writing=True) as ledger:
+        apply(ledger, A)
+        model = tiny(ledger)
+        before, rows = file_digests(model.path), dump(workspace)
+        whole, patched_shards = patch.patch_shard, list[Path]()
+
+        def interrupted(path: Path, changes: Any) -> None:
+            if patched_shards:
+                raise KeyboardInterrupt
+            patched_shards.append(path)
+            whole(path, changes)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(patch, "patch_shard", interrupted)
+            apply(ledger, B)
+        with ledger.read() as db:
+            pending = store.pending_entry(db, model.id)
+            assert pending is not None
+            deltas = store.deltas_of(db, pending.id)
+        lost = [d for d in deltas if model.manifest.tensors[d.tensor].file != patched_shards[0].name]
+        kept = ledger.objects.get(lost[0].after)
+        ledger.objects.path(lost[0].after).unlink()
+        assert file_digests(model.path) != before
+        with writing(ledger, model, "malmen apply") as settlement:
+            assert settlement is not None and settlement.outcome == "withdrawn"
+        assert file_digests(model.path) == before and dump(workspace) == rows
+        ledger.objects.put(kept)
+        assert not verify_ledger(ledger).problems
+
+
 def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -356,3 +391,14 @@ def test_a_draft_is_folded_as_it_will_be(ledger: Ledger) -> None:
     draft = apply_draft(ledger, [A, B])
     assert draft.fact_set is not None
     assert active_facts([EntryFacts("", "apply", refs(draft.fact_set.facts))]).keys() == {"a", "b"}
+
+
+def test_a_clock_that_goes_back_changes_no_order(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(ledger, A)
+    for module in ("transactions", "entry_rows", "registration"):
+        monkeypatch.setattr(f"malmen_cli.ledger.{module}.now", lambda: "2001-01-01T00:00:00+00:00", raising=False)
+    newest = apply(ledger, B)
+    assert newest.created_at < "2002"
+    with ledger.read() as db:
+        assert [entry.number for entry in store.entries(db)] == [3, 2, 1]
+        assert store.entries(db, limit=1) == [newest]
