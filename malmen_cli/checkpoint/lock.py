@@ -174,7 +174,7 @@ def _take_over(path: Path) -> None:
 
     Raises BlockingIOError where that command is alive.
     """
-    if path.is_file() and not os.access(path, os.R_OK | os.W_OK):
+    if path.is_file() and not path.is_symlink() and not os.access(path, os.R_OK | os.W_OK):
         _close(_flock(path, fcntl.LOCK_SH, os.O_NOFOLLOW))
         with suppress(OSError):
             path.unlink()

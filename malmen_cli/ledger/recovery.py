@@ -46,7 +46,8 @@ def recover(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
 
     Args:
         restore: write the ledger's bytes over tensors that something else has changed, where that makes the checkpoint
-            what the head says; else nothing. Then keep again what the ledger has lost of these bytes.
+            what the head says; else nothing. Then keep again what the ledger has lost of these bytes. An interrupted
+            entry whose new bytes are lost is taken back.
     """
     try:
         with held_checkpoint(ledger, model, command, timeout):
@@ -54,13 +55,13 @@ def recover(ledger: Ledger, model: ModelRecord, command: str, timeout: float = 0
             restored: list[str] = []
             looked = False
             try:
-                settlement = settle(ledger, model)
+                settlement = settle(ledger, model, take_back=restore)
             except WrongBase:
                 if not restore:
                     raise
                 # Bytes that an interrupted entry does not know: it starts again from those before it.
                 restored = _restore(ledger, model)
-                settlement = settle(ledger, model)
+                settlement = settle(ledger, model, take_back=restore)
             if restore and not restored:
                 restored = _restore(ledger, model)
                 looked = not restored  # what was looked through, and nothing put back, is as the head says

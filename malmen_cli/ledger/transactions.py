@@ -182,12 +182,12 @@ def commit_entry(ledger: Ledger, draft: EntryDraft, base: Sequence[str] = ()) ->
         raise
 
 
-def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
+def settle(ledger: Ledger, model: ModelRecord, *, take_back: bool = False) -> Settlement | None:
     """Finish or withdraw an entry that a killed command left pending. The caller holds the checkpoint's lock.
 
-    Forward when every tensor is new, back when all are old, else forward from the objects, or back where those are
-    lost. Writes only over digests that the entry names and that follow from the entries before it; raises WrongBase
-    naming the tensor otherwise.
+    Forward when every tensor is new, back when all are old, else forward from the objects; where one of those is lost,
+    back with `take_back`, else VerificationFailed. Writes only over digests that the entry names and that follow from
+    the entries before it; raises WrongBase naming the tensor otherwise.
     """
     check_sidecar(model.path)
     remove_leftovers(model.path)
@@ -212,7 +212,9 @@ def settle(ledger: Ledger, model: ModelRecord) -> Settlement | None:
     try:
         changes = [TensorChange(d.tensor, d.before, d.after, ledger.objects.get(d.after)) for d in old]
     except VerificationFailed:
-        return _go_back(ledger, model, entry, [d for d in deltas if found[d.tensor] == d.after != d.before])
+        if not take_back:
+            raise
+        return _take_back(ledger, model, entry, [d for d in deltas if found[d.tensor] == d.after != d.before])
     for change in changes:
         _check_length(model, change)
     require_room(ledger, model, changed=[change.name for change in changes])
@@ -266,7 +268,7 @@ def _complete(
     return entry
 
 
-def _go_back(ledger: Ledger, model: ModelRecord, entry: Entry, new: Sequence[ParameterDelta]) -> Settlement:
+def _take_back(ledger: Ledger, model: ModelRecord, entry: Entry, new: Sequence[ParameterDelta]) -> Settlement:
     """Withdraw an entry whose new bytes are lost: from the objects of what was before, in the tensors that are new.
 
     Raises VerificationFailed where those are lost too.

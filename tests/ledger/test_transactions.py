@@ -34,6 +34,7 @@ from malmen_cli.ledger import (
     verify_ledger,
     writing,
 )
+from malmen_cli.ledger.recovery import recover
 from malmen_cli.ledger.sidecar import SIDECAR
 
 A, B, C = fact("a"), fact("b"), fact("c")
@@ -251,8 +252,11 @@ def test_an_interrupted_entry_whose_new_bytes_are_lost_is_taken_back(
         kept = ledger.objects.get(lost[0].after)
         ledger.objects.path(lost[0].after).unlink()
         assert file_digests(model.path) != before
-        with writing(ledger, model, "malmen apply") as settlement:
-            assert settlement is not None and settlement.outcome == "withdrawn"
+        half = file_digests(model.path)
+        assert isinstance(recover(ledger, model, "malmen recover").error, VerificationFailed)
+        assert file_digests(model.path) == half
+        found = recover(ledger, model, "malmen recover --restore", restore=True)
+        assert found.error is None and found.settlement is not None and found.settlement.outcome == "withdrawn"
         assert file_digests(model.path) == before and dump(workspace) == rows
         ledger.objects.put(kept)
         assert not verify_ledger(ledger).problems
