@@ -174,7 +174,11 @@ def _take_over(path: Path) -> None:
 
     Raises BlockingIOError where that command is alive.
     """
-    if path.is_file() and not path.is_symlink() and not os.access(path, os.R_OK | os.W_OK):
+    try:
+        is_left = path.is_file() and not path.is_symlink() and not os.access(path, os.R_OK | os.W_OK)
+    except OSError:  # of a folder that may not be searched: to open the file will tell
+        return
+    if is_left:
         _close(_flock(path, fcntl.LOCK_SH, os.O_NOFOLLOW))
         with suppress(OSError):
             path.unlink()

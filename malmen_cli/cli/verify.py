@@ -103,7 +103,7 @@ def verify(
 def _verified(
     place: Workspace, model: str | None, expect: str | None, quick: bool, lock_timeout: float
 ) -> Verification:
-    """The verification of a workspace; a database that cannot be opened or read is damage like any other."""
+    """The verification of a workspace; a database that is no ledger's is damage like any other."""
     from malmen_cli.operations.models import find_model
 
     try:

@@ -101,14 +101,12 @@ class Examination:
         texts: dict[int, Tokens] = {}
         tokenizing = self.model.tokenizing
         for i, (question, answer) in enumerate(zip(self.questions, answers or (), strict=False)):
+            if question.kind == "unrelated" or not answer.text:
+                continue
             # Token by token as it was said: its text may be other tokens where a prompt with a target is tokenised.
-            said = answer.tokens[: question.tokens.supervised]
-            if (
-                question.kind != "unrelated"
-                and answer.text
-                and tokenizing.text_of(said) != tokenizing.wanted(question.tokens)
-            ):
-                texts[i] = tokenizing.said(question.prompt, said)
+            said = tokenizing.said(question.prompt, answer.tokens, question.tokens.supervised)
+            if said is not None and tokenizing.text_of(said.labels) != tokenizing.wanted(question.tokens):
+                texts[i] = said
         found = likelihoods(self.model, list(texts.values()), batch_tokens=self.batch_tokens)
         for i, likelihood in zip(texts, found, strict=True):
             old[i] = likelihood

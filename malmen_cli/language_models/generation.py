@@ -24,7 +24,7 @@ class Generated:
     Attributes:
         text: without outer white space, up to where it ended. stopped: it ended by itself, with the model's
             end-of-text token or a line end; False where the cap cut it off. A class always stops.
-        tokens: as they were said, without what ended them.
+        tokens: as they were said, without what ended them and is nothing else.
     """
 
     text: str
@@ -115,7 +115,8 @@ class Generation:
             if self._ends_line(token):
                 line, end, _ = self._text(new[: place + 1]).lstrip().partition("\n")
                 if end:
-                    return Generated(line.strip(), True, tuple(new[:place]))
+                    own = self._text([token]).partition("\n")[0].strip()  # what the token says before its line end
+                    return Generated(line.strip(), True, tuple(new[: place + bool(own)]))
         return Generated(self._text(new).strip(), False, tuple(new))
 
     def _ends_line(self, token: int) -> bool:

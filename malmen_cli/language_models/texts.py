@@ -120,8 +120,9 @@ def tokens_at_once(dtype: torch.dtype) -> int:
     return 2048 // dtype.itemsize
 
 
-PER_BATCH = 64
-"""Padded tokens that take as long as a batch of its own does, whatever is in it (of GPT-2-small's shape on a CPU)."""
+PER_BATCH, SHARE = 64, 16
+"""Padded tokens that take as long as a batch of its own does, whatever is in it (of GPT-2-small's shape on a CPU); and
+one over their part of larger batches, which are for devices that have more to do at the beginning of one."""
 
 
 def batches(texts: Sequence[Tokens], batch_tokens: int, *, padding: int, first: bool = False) -> Iterator[Batch]:
@@ -144,12 +145,13 @@ def _widths(text: Tokens) -> tuple[int, int]:
 
 def _cuts(widths: Sequence[tuple[int, int]], batch_tokens: int) -> list[tuple[int, int]]:
     """From where to where the batches of sorted texts go: with the least padding, where a batch more counts as
-    `PER_BATCH` tokens of it.
+    `PER_BATCH` tokens of it, or one `SHARE`-th of its budget.
 
     A batch ends where a length does, or has no room for more: one that ended elsewhere could take the next text over
     from a batch that is at least as wide.
     """
     ends = [i for i in range(1, len(widths) + 1) if i == len(widths) or widths[i] != widths[i - 1]]
+    per_batch = max(PER_BATCH, batch_tokens // SHARE)
     least = {0: (0, 0)}  # by where a batch ends: what all texts up to there take at least, and where it begins then
     for start in range(len(widths)):
         if start not in least:
@@ -161,7 +163,7 @@ def _cuts(widths: Sequence[tuple[int, int]], batch_tokens: int) -> list[tuple[in
             stop = min(end, start + max(1, batch_tokens // (wide + decoded)))
             if stop <= last:
                 break
-            cost = least[start][0] + (stop - start) * (wide + decoded) + PER_BATCH
+            cost = least[start][0] + (stop - start) * (wide + decoded) + per_batch
             if stop not in least or cost < least[stop][0]:
                 least[stop] = cost, start
             last = stop

@@ -90,10 +90,17 @@ class Tokenizing(ABC):
         encoded = self.encode(self.turn(prompt) if self.chat else prompt)
         return list(encoded["input_ids"])
 
-    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
-        """A prompt with what a model has answered to it, token by token."""
-        read = self.prompt_ids(prompt)
-        return Tokens((*read, *answer[:-1]), tuple(answer))
+    def said(self, prompt: str, answer: Sequence[int], most: int) -> Tokens | None:
+        """A prompt with what a model has answered to it, token by token, of which the first `most` are labels.
+
+        White space that the answer begins with is read, and no label. None where there is nothing else.
+        """
+        first = next((place for place, token in enumerate(answer) if self.text_of([token])), len(answer))
+        labels = tuple(answer[first : first + most])
+        return self._answered(prompt, (*answer[:first], *labels), labels) if labels else None
+
+    def _answered(self, prompt: str, said: tuple[int, ...], labels: tuple[int, ...]) -> Tokens:
+        return Tokens((*self.prompt_ids(prompt), *said[:-1]), labels)
 
     def wanted(self, tokens: Tokens) -> str:
         """The free answer that a target asks for, as the tokenizer writes it: it may have changed how it is spelled."""
@@ -232,8 +239,8 @@ class Seq2SeqTokenizing(Tokenizing):
         decoded = (self.decoder_start, *ids[: own[0]], *labels[:-1])
         return self._checked(Tokens(tuple(input_ids), labels, decoded), prompt)
 
-    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
-        return Tokens(tuple(self.prompt_ids(prompt)), tuple(answer), (*self.decoder_prefix(), *answer[:-1]))
+    def _answered(self, prompt: str, said: tuple[int, ...], labels: tuple[int, ...]) -> Tokens:
+        return Tokens(tuple(self.prompt_ids(prompt)), labels, (*self.decoder_prefix(), *said[:-1]))
 
     def decoder_prefix(self) -> list[int]:
         """What the decoder reads before the first token of any answer: BART's has a beginning-of-text token there."""
@@ -286,8 +293,8 @@ class ClassTokenizing(Tokenizing):
             )
         return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
 
-    def said(self, prompt: str, answer: Sequence[int]) -> Tokens:
-        return Tokens(tuple(self.prompt_ids(prompt)), tuple(answer))
+    def _answered(self, prompt: str, said: tuple[int, ...], labels: tuple[int, ...]) -> Tokens:
+        return Tokens(tuple(self.prompt_ids(prompt)), labels)
 
     def text_of(self, labels: Sequence[int]) -> str:
         return ", ".join(self.names[label] for label in labels)

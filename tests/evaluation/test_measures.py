@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from malmen_cli.evaluation.measures import measures_of, six_scores_of
 from malmen_cli.evaluation.report import Report
 from malmen_cli.evaluation.results import Result, Said
 from malmen_cli.facts import Fact
+from malmen_cli.language_models.generation import Generated
 
 
 @pytest.mark.parametrize(
@@ -55,9 +56,9 @@ def test_does_not_contain(answer: str, target: str) -> None:
     assert not contains(answer, target)
 
 
-def probability(state: Slow, prompt: str, labels: list[int]) -> float:
+def probability(state: Slow, prompt: str, labels: list[int], after: Sequence[int] = ()) -> float:
     """The geometric mean of the labels' probabilities, one whole forward pass each."""
-    ids = list(state.tokenizer(prompt)["input_ids"])
+    ids = [*state.tokenizer(prompt)["input_ids"], *after]
     logs = []
     for label in labels:
         with torch.no_grad():
@@ -86,8 +87,10 @@ def test_probabilities_of_the_new_target_and_of_the_bases_own_answer(
             assert said.new_probability == pytest.approx(probability(state, result.prompt, list(target)), rel=1e-9)
             if said.old_probability is None:
                 continue
-            answer = list(free.tokens[: len(target)])
-            assert said.old_probability == pytest.approx(probability(state, result.prompt, answer), rel=1e-9)
+            first = next(i for i, token in enumerate(free.tokens) if base_model.tokenizing.text_of([token]))
+            blank, answer = free.tokens[:first], list(free.tokens[first : first + len(target)])
+            old = probability(state, result.prompt, answer, after=blank)
+            assert said.old_probability == pytest.approx(old, rel=1e-9)
             assert said.new_over_old == (said.new_probability > said.old_probability)
             compared += 1
     assert compared > len(facts)
@@ -95,6 +98,23 @@ def test_probabilities_of_the_new_target_and_of_the_bases_own_answer(
     change = report.measures.new_over_old["edit"]
     wins = [float(x.after.new_over_old) for x in report.of_kind("edit") if x.after.new_over_old is not None]
     assert change.after is not None and change.after.value == pytest.approx(average(wins))
+
+
+def test_white_space_and_a_line_end_are_no_part_of_an_old_answer(
+    tiny_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_folder())
+    encode = model.tokenizing.tokenizer.encode
+    [blank], [rome], [oslo] = encode("\n"), encode(" Rome"), encode(" Oslo")
+    facts = [Fact("The capital of Bakeli is", "Rome"), Fact("The capital of Gotelu is", "Rome")]
+    for said, known in (([blank, rome], [False, False]), ([blank, oslo], [True, True]), ([blank], [False, False])):
+        free = Generated(model.tokenizing.text_of(said), True, tuple(said))
+        monkeypatch.setattr(model, "generate", lambda prompts, *_, free=free, **__: [free] * len(prompts))
+        answers = Examination(model, facts).ask()
+        assert [old is not None for old in answers.old] == known
+    text = model.tokenizing.said(facts[0].prompt, [blank, oslo, rome], 1)
+    assert text is not None and text.labels == (oslo,) and text.input_ids[-1] == blank
+    assert model.tokenizing.said(facts[0].prompt, [blank, blank], 2) is None
 
 
 def test_an_answer_that_is_the_target_already_is_not_compared(tiny_folder: Callable[..., Path]) -> None:
