@@ -229,8 +229,9 @@ def evaluate(
 
         # What is named wrongly is told before torch is loaded.
         record, entry, is_head = _named(ledger, model, None if facts is not None else str(what))
-        if failed is not None:
-            require_elsewhere(ledger, failed)
+        for place in (failed, report):
+            if place is not None:
+                require_elsewhere(ledger, place)
         from malmen_cli.operations.evaluation import EvaluationOptions, evaluate_entry, evaluate_file
         from malmen_cli.operations.models import pick_device
 

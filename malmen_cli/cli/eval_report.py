@@ -103,7 +103,8 @@ def report_comparison(
     from malmen_cli.operations.report_folder import ReportFolder, default_folder
 
     place = default_folder(model.name) if folder is None else ReportFolder(folder)
-    require_elsewhere(ledger, place.path)
+    if folder is None:  # one that was named has been looked at, before torch was loaded
+        require_elsewhere(ledger, place.path)
 
     def made(point: Point) -> None:
         if not quiet:
