@@ -15,6 +15,7 @@ from torch import nn
 
 from malmen_cli.errors import UnsupportedModel
 from malmen_cli.language_models.families import BY_TYPE, Task
+from malmen_cli.language_models.host_memory import prefer_huge_pages
 from malmen_cli.language_models.offline import stay_offline
 
 MOST_LAYERS = 4096
@@ -174,6 +175,7 @@ def in_words(folder: Path) -> Iterator[None]:
     Whatever it raises becomes UnsupportedModel: of a stranger's folder that may be anything.
     """
     stay_offline()
+    prefer_huge_pages()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers.utils import logging as transformers_logging

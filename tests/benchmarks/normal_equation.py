@@ -29,6 +29,7 @@ from collections.abc import Callable
 import torch
 
 from malmen_cli.editing.normal_equation import Form, NormalEquation, PreservedKeys, Solution
+from malmen_cli.language_models.host_memory import prefer_huge_pages
 
 SHAPES = (1024, 2048, 4096, 8192)
 ROWS = (256, 1024, 4096, 16384)
@@ -142,6 +143,7 @@ def main() -> None:
     parser.add_argument("--shapes", type=int, nargs="*", default=list(SHAPES), help="d_in")
     parser.add_argument("--rows", type=int, default=max(ROWS), help="leave out more rows than this")
     options = parser.parse_args()
+    prefer_huge_pages()
     torch.set_num_threads(1)
     if options.repeated:
         repeated_solves()

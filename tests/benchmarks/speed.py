@@ -21,9 +21,10 @@ the profile says what share the model's passes reach:
         --applies 1024 8192 --dtypes bfloat16 --profile --peak 989
 
 Not timed, on either side: tokens of training texts (an apply's are), validation, and what is made once per training:
-the editor's start and what is made of its preserved keys. --profile also prints where malmen's time goes, and the rate
-of the model's passes: the multiply-adds of its linear layers, counted from its modules, over the seconds of the phases
-named *model*. --clock cpu counts processor time, for a machine that has other work.
+the editor's start and what is made of its preserved keys. Both sides have the huge pages that malmen asks for.
+--profile also prints where malmen's time goes, and the rate of the model's passes: the multiply-adds of its linear
+layers, counted from its modules, over the seconds of the phases named *model*. --clock cpu counts processor time, for
+a machine that has other work.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from malmen_cli.editing.normal_equation import NormalEquation, Solution
 from malmen_cli.facts import Fact
 from malmen_cli.facts.reading import read_fact_set
 from malmen_cli.language_models import language_model
+from malmen_cli.language_models.host_memory import prefer_huge_pages
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.training import step as training_step
@@ -226,6 +228,7 @@ def main() -> None:
         "--unused-loss", action="store_true", help="the official side hands labels to the model, as it does"
     )
     options = parser.parse_args()
+    prefer_huge_pages()
     facts = read_facts(options.shared, options.facts)
     now = CLOCKS[options.clock]
     print(f"{options.facts}, {options.shape}, {options.device}, {options.clock} s, torch {torch.__version__}, ", end="")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import environment, make_facts, make_world, write_facts
 
+from malmen_cli.errors import ExitCode
 from malmen_cli.language_models.host_memory import BLOCK, give_back_freed, large_blocks_apart
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
@@ -50,6 +53,36 @@ def test_after_it_gaps_stay_until_they_are_given_back() -> None:
     give_back_freed()
     assert resident() - before < 9 * LARGE
     del held
+
+
+HUGE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.skipif(not HUGE.exists(), reason="this kernel has no transparent huge pages")
+@pytest.mark.parametrize("verb", ["apply", "plan", "train", "eval"])
+def test_verbs_have_asked_for_huge_pages_when_torch_first_takes_memory(tmp_path: Path, verb: str) -> None:
+    world = make_world(tmp_path)
+    world.apply(*make_facts(2))
+    write_facts(tmp_path / "facts.jsonl", make_facts(3, start=2))
+    words = [verb, "facts.jsonl", *(["--steps", "1"] if verb == "train" else [])]
+    code = f"""
+import re, sys
+sys.argv = {["malmen", *words]}
+from malmen_cli.__main__ import main
+try: main()
+except SystemExit as ended: assert ended.code in (0, {ExitCode.FACTS_FAILED_CHECK:d})
+import torch
+block = torch.ones(1 << 22)
+within = None
+for line in open("/proc/self/smaps"):
+    if span := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+        within = int(span[1], 16) <= block.data_ptr() + (1 << 22) < int(span[2], 16)
+    elif within and line.startswith("VmFlags"):
+        print("huge pages:", "hg" in line.split())
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.endswith("huge pages: True\n"), done.stderr
 
 
 @pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 512), (torch.bfloat16, 1024)])
