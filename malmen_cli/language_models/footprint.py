@@ -69,7 +69,8 @@ class Footprint:
 
     Attributes:
         weights: of the model, tied ones once. base_copies: tensors of edited layers beside the model's.
-        batch: one batch's activations and logits. editor: its tensors and whatever is kept for each of them.
+        batch: one batch's activations and logits; of an apply a chunk of the hyper-network's, which is made when the
+            batches are gone, if that is more. editor: its tensors and whatever is kept for each of them.
         solve: the normal equations. rows: keys, value gradients and value differences. saving: a training state while
             it is written. libraries: resident before any model is.
     """
@@ -142,8 +143,8 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
       A method that solves for no rows says how many float32 copies it holds besides.
     - solve, of a method that keeps covariances: all of them summed in float64 when they are made, or one layer's
       equation and its factor.
-    - editor: 4 bytes a number, learned or of K0, and a chunk's activations; in training what is learned five times (it,
-      its gradient, two moments, the best one), K0 twice.
+    - editor: 4 bytes a number, learned or of K0; in training what is learned five times (it, its gradient, two moments,
+      the best one), K0 twice, and a chunk's activations, which are kept for the gradient.
     - saving: what a state holds, the gradients left out, twice: it is cloned, then packed.
     - rows: n (d_in + d_out) as captured, in training, in mapped files, which give way where memory is short. An apply
       writes them to files as they are captured.
@@ -176,13 +177,16 @@ def footprint(model: nn.Module, layers: Sequence[EditedLayer], job: Job, dtype: 
     )
     chunk = min(job.editor_rows, math.ceil(per_solve * max(per_fact, default=0)))
     widest = max((shape.d_in + shape.d_out for shape in shapes), default=0)
-    network = WIDE * chunk * widest * (2 + 4 * job.blocks)
+    # Where nothing is kept for a gradient: (u, g), z and what a block makes of it, however many blocks there are.
+    network = WIDE * chunk * widest * (2 + 4 * job.blocks if training else 6)
+    batch = batch_bytes(model, layers, job, dtype)
+    numbers = 5 * learned + 2 * anchors if training else learned + anchors + sum(covariances)
     return Footprint(
         work=job.work,
         weights=weight_bytes(model, dtype),
         base_copies=edited * 4 * size if training else 2 * edited * size + copies,
-        batch=batch_bytes(model, layers, job, dtype),
-        editor=WIDE * (5 * learned + 2 * anchors if training else learned + anchors + sum(covariances)) + network,
+        batch=batch if training else max(batch, network),
+        editor=WIDE * numbers + (network if training else 0),
         solve=solve,
         rows=rows if training else 0,
         saving=WIDE * 2 * (4 * learned + 2 * anchors) if training else 0,

@@ -127,8 +127,9 @@ class TestParts:
         assert apply.as_dict()["total"] == apply.total
 
     def test_what_training_keeps_grows_with_its_steps_and_an_apply_s_with_its_facts(self, folder: Path) -> None:
-        few, many = (whole(Job("apply", facts=n, preserved_keys=0), folder) for n in (2, 2000))
-        assert many.rows == few.rows == 0 and many.solve > few.solve and many.batch > few.batch
+        few, many = (whole(Job("apply", facts=n, preserved_keys=0), folder) for n in (2, 3000))
+        assert many.rows == few.rows == 0 and many.editor == few.editor
+        assert many.solve > few.solve and many.batch > few.batch
         # However many facts: rows are folded into matrices of the layer's size.
         more = whole(Job("apply", facts=20_000, preserved_keys=0), folder)
         assert (more.solve, more.batch) == (many.solve, many.batch)
