@@ -6,17 +6,22 @@ The resolved configuration is stored with the editor, so that training the same 
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from malmen_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 LARGEST = 1 << 16  # bytes of a file of settings: TOML takes up to 200 times as much memory, and there are few settings
 _NAMED = 10  # problems that are told of one file
+_UNKNOWN = "extra_forbidden"  # what pydantic calls a name that it does not know
 
 Recipe = Literal["malmen", "paper"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -157,14 +162,28 @@ def resolve(
             _overlay(merged, layer, what)
         return settings.model_validate(merged)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:_NAMED])
+        found, names = error.errors(include_url=False, include_context=False), list(_names(settings))
+        problems = "; ".join(_in_words(one, names) for one in found[:_NAMED])
         if len(found) > _NAMED:
             problems += f"; and {len(found) - _NAMED:,} more"
-        names = ", ".join(_names(settings))
-        raise UsageError(f"{what}: {problems}", remedy=f"{what[0].upper()}{what[1:]} are {names}.") from None
+        remedy = "Change the value, or leave it out for the default."
+        if any(one["type"] == _UNKNOWN for one in found):
+            remedy = f"{what[0].upper()}{what[1:]} are {', '.join(names)}."
+        raise UsageError(f"{what}: {problems}", remedy=remedy) from None
     except RecursionError:
         raise UsageError(f"{what}: nested too deeply", remedy="Settings have one table, [editor].") from None
+
+
+def _in_words(problem: ErrorDetails, names: list[str]) -> str:
+    """One of pydantic's problems, with what it knows of the name or the value."""
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == _UNKNOWN:
+        near = difflib.get_close_matches(name, names, n=1)
+        return f"no setting is called {name}" + (f", did you mean {near[0]}?" if near else "")
+    message = problem["msg"]
+    if not message.startswith("Input should "):
+        return f"{name}: {message}"
+    return f"{name} {message.removeprefix('Input ')}, not {problem['input']!r:.60}"
 
 
 def _names(settings: type[BaseModel]) -> Iterator[str]:

@@ -101,6 +101,19 @@ def test_whoever_misspells_a_setting_is_told_all_there_are() -> None:
     assert {"warmup,", "max_held_out,", "editor.initial_power,"} <= set(caught.value.remedy.split())
 
 
+def test_a_problem_says_what_was_meant_or_what_was_given() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_training(None, None, {"facts_per_setp": 8, "warmup": -1, "editor.rank": "wide", "mniutes": None})
+    assert caught.value.message == (
+        "training settings: editor.rank should be a valid integer, unable to parse string as an integer, not 'wide'; "
+        "warmup should be greater than or equal to 0, not -1; "
+        "no setting is called facts_per_setp, did you mean facts_per_step?"
+    )
+    with pytest.raises(UsageError, match=r"^training settings: clip should be greater than 0, not -1$") as caught:
+        resolve_training(None, None, {"clip": -1})
+    assert caught.value.remedy == "Change the value, or leave it out for the default."
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.toml"):
         resolve_training("malmen", tmp_path / "absent.toml", {})
