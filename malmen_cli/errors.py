@@ -46,14 +46,16 @@ class UsageError(MalmenError):
 class BadFacts(UsageError):
     """A fact file has unusable lines; `problems` names every one of them as `file:line: reason`.
 
-    Where there are too many to be kept, `more` is the number of those that are not named.
+    Of facts that a model cannot take, the message says so, and problems name their prompts. Where there are too many to
+    be kept, `more` is the number of those that are not named.
     """
 
-    def __init__(self, problems: Sequence[str], *, remedy: str | None = None, more: int = 0) -> None:
+    def __init__(
+        self, problems: Sequence[str], message: str | None = None, *, remedy: str | None = None, more: int = 0
+    ) -> None:
         lines = len(problems) + more
-        super().__init__(
-            f"{lines:,} problem{'s' if lines != 1 else ''} in the fact file, nothing was written", remedy=remedy
-        )
+        said = f"{lines:,} problem{'s' if lines != 1 else ''} in the fact file, nothing was written"
+        super().__init__(message or said, remedy=remedy)
         self.problems = (*problems, *([f"... and {more:,} more"] if more else []))
 
 

@@ -47,11 +47,14 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def refuse_existing(target: Path) -> None:
-    """Raise UsageError where there is anything at `target` but an empty folder."""
+    """Raise UsageError where there is anything at `target` but an empty folder, or above it what is none."""
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
         raise UsageError(
             f"{target} is there already and is not an empty folder", remedy="name another folder, or remove that one"
         )
+    above = next(parent for parent in target.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UsageError(f"{above} is not a folder", remedy="name another folder")
 
 
 def _held(part: Path, target: Path) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS = 130  # ExitCode.INTERRUPTED, without importing it
 SAME_REQUEST = 1.0  # seconds: `timeout` and closing terminals send a signal twice, which is no second request
+SAME_KEY = 0.1  # seconds: of Ctrl-C too, and nobody presses that as fast
 
 RETRY = 0.02  # seconds until an import is looked at again
 
@@ -60,7 +61,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if _first is None:
         _first = (number, time.monotonic())
         _raise(frame)
-    elif number == signal.SIGINT or time.monotonic() - _first[1] > SAME_REQUEST:
+    elif time.monotonic() - _first[1] > (SAME_KEY if number == signal.SIGINT else SAME_REQUEST):
         if sys.stderr is not None and sys.stderr.isatty():
             _say("\x1b[?25h")  # a progress bar hides the cursor
         signal.signal(number, signal.SIG_DFL)

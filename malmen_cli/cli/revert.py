@@ -87,12 +87,16 @@ def revert(
                 "unmoved": [ref.fact_digest for refs in done.unmoved.values() for ref in refs],
                 "active": done.active,
                 "from": "objects" if not done.solved else "model" if done.anew else "rows",
+                "captured": done.captured,
+                "warnings": done.warnings,
             }
         )
     elif quiet:
         print(done.entry.id)
     else:
         again = "the rest made anew with the model" if done.anew else "the rest solved again from stored rows"
+        if done.captured:
+            again += f", those of {plural(done.captured, 'fact')} captured anew"
         how = again if done.solved else "earlier bytes restored"
         print(
             f"Reverted {short_id(done.target)}: {plural(len(done.removed), 'fact')} out, {len(done.revived)} back, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
 MAX_PROBLEMS = 10_000  # that are named of one file or one record; nobody corrects more by hand, and memory is bounded
@@ -29,9 +30,14 @@ class Problems:
         return len(self.named) + self.more
 
 
-def is_text(data: bytes) -> bool:
-    """False for weights, pictures and archives: they begin with NUL bytes, and are not UTF-8."""
-    return b"\0" not in data[:1024] or UNDECODED.search(decoded(data)) is None
+def why_no_text(data: bytes) -> str | None:
+    """What these bytes are in the place of a text in UTF-8, or None: weights, pictures and archives begin with NUL
+    bytes, and what PowerShell writes with UTF-16's mark."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "not UTF-8 but UTF-16: save it as UTF-8"
+    if b"\0" in data[:1024] and UNDECODED.search(decoded(data)) is not None:
+        return "not a text file"
+    return None
 
 
 def decoded(data: bytes) -> str:

@@ -11,13 +11,14 @@ from typing import Literal
 
 from malmen_cli.errors import BadFacts
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, encodable, is_text
+from malmen_cli.facts.decoding import UNDECODED, Problems, decoded, encodable, why_no_text
 from malmen_cli.facts.fields import Fields, printable, refuse
 from malmen_cli.facts.formats import fact_from_row, with_any_targets
 from malmen_cli.facts.json_records import json_records
 from malmen_cli.facts.reading import file_bytes, named_csv
 
 _JSON = re.compile(r"""\s*(?:\{\s*["']|\[\s*[{"\]])""")  # a text may begin with [INST] or {name}
+_LINE_END = re.compile("\r\n?|\n")
 _HEADER = 2  # columns of a table of another name than .csv: a text may begin with the word Target and a comma
 
 _LAYOUT = "one prompt a line, or a fact file, whose targets may be left out"
@@ -63,8 +64,8 @@ def read_prompts(paths: Iterable[Path | Literal["-"]]) -> Prompts:
         names.append(path if isinstance(path, str) else encodable(path.name))
         problems = Problems()
         data = file_bytes(path)
-        if not is_text(data):
-            problems.add(1, "not a text file")
+        if (why := why_no_text(data)) is not None:
+            problems.add(1, why)
             data = b""
         prompts = dict.fromkeys(_prompts(decoded(data), 1 if named_csv(path) else _HEADER, problems))
         if not problems and not prompts:
@@ -92,7 +93,7 @@ def _prompts(text: str, columns: int, problems: Problems) -> Iterator[str]:
 
 
 def _lines(text: str, problems: Problems) -> Iterator[tuple[int, object]]:
-    for line, prompt in enumerate(text.split("\n"), start=1):
+    for line, prompt in enumerate(_LINE_END.split(text), start=1):
         if UNDECODED.search(prompt):
             problems.add(line, "not UTF-8")
         elif prompt.strip():

@@ -10,7 +10,7 @@ from typing import AnyStr, Literal, TextIO
 
 from malmen_cli.errors import BadFacts, UsageError
 from malmen_cli.facts.csv_records import csv_records, is_csv
-from malmen_cli.facts.decoding import Problems, decoded, encodable, is_text
+from malmen_cli.facts.decoding import Problems, decoded, encodable, why_no_text
 from malmen_cli.facts.fact import Fact, Unrelated
 from malmen_cli.facts.fact_set import FactSet
 from malmen_cli.facts.fields import printable
@@ -58,8 +58,8 @@ def read_fact_set(
     problems = Problems()
     merging = _Merging(on_conflict, problems)
     data = file_bytes(path, stdin)
-    if not is_text(data):
-        raise BadFacts([f"{name}:1: not a text file"], remedy=f"Give it {_LAYOUT}.")
+    if (why := why_no_text(data)) is not None:
+        raise BadFacts([f"{name}:1: {why}"], remedy=f"Give it {_LAYOUT}.")
     text = decoded(data)
     if format is None and (is_csv(text) or (named_csv(path) and not text.lstrip().startswith(("{", "[")))):
         format = "csv"

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from malmen_cli.errors import UnsupportedModel, UsageError
+from malmen_cli.errors import BadFacts, UnsupportedModel, UsageError
+from malmen_cli.facts import printable
+from malmen_cli.facts.decoding import MAX_PROBLEMS
 from malmen_cli.language_models.texts import Batch, Tokens, batches
 
 if TYPE_CHECKING:
@@ -72,6 +74,31 @@ class Tokenizing(ABC):
             return self(prompt, target)
         except UsageError:
             return None
+
+    def all_of(self, pairs: Iterable[tuple[str, str]]) -> Iterator[Tokens]:
+        """The tokens of edit prompts with their targets, one after another.
+
+        Raises:
+            BadFacts: at the end, with every text that cannot be supervised, and why.
+        """
+        problems: list[str] = []
+        more, remedy = 0, None
+        for prompt, target in pairs:
+            try:
+                tokens = self(prompt, target)
+            except UsageError as error:
+                remedy = remedy or error.remedy
+                if len(problems) < MAX_PROBLEMS:
+                    problems.append(f"'{printable(prompt)}': {error.message}")
+                else:
+                    more += 1
+                continue
+            if not problems:
+                yield tokens
+        if problems:
+            count = len(problems) + more
+            message = f"{count:,} fact{'s do' if count > 1 else ' does'} not fit the model, nothing was written"
+            raise BadFacts(problems, message, remedy=remedy, more=more)
 
     def nothing_fits(self, prompt: str, target: str) -> UsageError:
         """The error where none of many texts can be supervised, with the reason of this one."""
@@ -139,7 +166,7 @@ class Tokenizing(ABC):
         read = max(len(tokens.input_ids), len(tokens.decoder_input_ids))
         if self.limit is not None and read > self.limit:
             raise UsageError(
-                f"{read} tokens where the model has {self.limit} positions: {text!r:.60}",
+                f"{read} tokens where the model has {self.limit} positions: '{printable(text)}'",
                 remedy="Shorten the prompt or leave the fact out.",
             )
         labels = () if self.labels_first else tokens.labels
@@ -151,7 +178,7 @@ class Tokenizing(ABC):
         largest = max(ids, default=0)
         if self.vocabulary is not None and largest >= self.vocabulary:
             raise UsageError(
-                f"token {largest} where the model knows {self.vocabulary:,}: {text!r:.60}",
+                f"token {largest} where the model knows {self.vocabulary:,}: '{printable(text)}'",
                 remedy="The tokenizer belongs to another model, or was given tokens that the model was not.",
             )
 
@@ -163,7 +190,7 @@ class Tokenizing(ABC):
         spelled = [token for token in self.tokenizer.convert_ids_to_tokens(sorted(special)) if token in target]
         what = f"holds the special token {spelled[0]}" if spelled else "has characters that the tokenizer does not know"
         raise UsageError(
-            f"the target {target!r:.60} {what}",
+            f"the target '{printable(target)}' {what}",
             remedy="Leave the fact out, or write it otherwise; one that is in force: malmen revert ID --fact NUMBER.",
         )
 
@@ -288,7 +315,7 @@ class ClassTokenizing(Tokenizing):
         label = self._classes.get(target.strip().casefold())
         if label is None:
             raise UsageError(
-                f"the target {target!r:.60} names none of the model's classes",
+                f"the target '{printable(target)}' names none of the model's classes",
                 remedy=f"Targets of this model are {', '.join(self.names[:10])}.",
             )
         return self._checked(Tokens(tuple(self.prompt_ids(prompt)), (label,)), prompt)
@@ -302,6 +329,6 @@ class ClassTokenizing(Tokenizing):
 
 def _nothing_to_supervise(text: str) -> UsageError:
     return UsageError(
-        f"the tokenizer leaves nothing to supervise in {text!r:.100}",
+        f"the tokenizer leaves nothing to supervise in '{printable(text)}'",
         remedy="Leave the fact out, or write its target in characters that the tokenizer knows.",
     )

@@ -33,7 +33,7 @@ class FineTuning(SetMethod):
 
     def shifts(self, model: LanguageModel, facts: Sequence[Fact], *, progress: Progress = silent) -> list[Tensor]:
         """See `SetMethod.shifts`."""
-        texts = [model.tokenizing(fact.prompt, fact.target) for fact in facts]
+        texts = list(model.tokenizing.all_of((fact.prompt, fact.target) for fact in facts))
         base = model.weights()
         try:
             tuned = fine_tune(model, texts, self.settings, progress=progress)

@@ -11,7 +11,7 @@ from malmen_cli.editing.checked_tensors import check_tensors
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.editing.linear_algebra import Factor, gram, in_double, product
 from malmen_cli.errors import NumericalFailure, UsageError
-from malmen_cli.facts import Fact
+from malmen_cli.facts import Fact, printable
 from malmen_cli.language_models.heads import wide
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
@@ -78,7 +78,7 @@ class Memit(SetMethod):
             return
         without = [fact.prompt for fact in facts if _subject_token(model.tokenizing, fact) is None]
         if without:
-            named = ", ".join(f"{prompt!r:.60}" for prompt in without[:_NAMED])
+            named = ", ".join(f"'{printable(prompt)}'" for prompt in without[:_NAMED])
             more = f" and {len(without) - _NAMED:,} more" if len(without) > _NAMED else ""
             raise UsageError(
                 f"memit edits at a fact's subject, and {len(without):,} of {len(facts):,} facts have none in their "

@@ -180,7 +180,7 @@ def _edit(bench: Workbench, proposal: Proposal, options: ApplyOptions) -> tuple[
     facts, tokens = proposal.facts.facts, bench.tokenizing
     if options.gates is not None:
         require_askable(bench, options.gates)
-    edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in facts)
+    edits = PackedTexts(tokens.all_of((fact.prompt, fact.target) for fact in facts))
     # Capture comes first: bad facts (too long for the model, say) are refused before anything is asked.
     bench.capture(facts, edits, proposal.facts, ask=True)
     model = bench.language_model

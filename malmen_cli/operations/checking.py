@@ -95,7 +95,7 @@ class Questions:
         # A fact of earlier entries may be one that is refused today.
         asked = [(fact, text) for fact in old if (text := tokens.fits(fact.prompt, fact.target)) is not None]
         self.model, self.new, self.old, self._states = model, new, [fact for fact, _ in asked], states
-        self.edits = PackedTexts(tokens(fact.prompt, fact.target) for fact in new) if edits is None else edits
+        self.edits = edits or PackedTexts(tokens.all_of((fact.prompt, fact.target) for fact in new))
         self.old_edits = PackedTexts(text for _, text in asked)
         self.rephrases, self.unrelated = (_fitting(tokens, new, kind) for kind in ("rephrase", "unrelated"))
         self.sample = min(sample, len(new))

@@ -41,6 +41,7 @@ class StateDiff:
 
     Attributes:
         superseded: (old, new) facts of one prompt. common: facts active in both. pending: an interrupted entry.
+        stored: the tensors' bytes in any state; what had to be solved again is kept for whoever asks next.
     """
 
     model: ModelRecord
@@ -52,6 +53,7 @@ class StateDiff:
     common: list[FactRef]
     tensors: list[TensorDiff]
     pending: Entry | None
+    stored: TensorBytes
 
     @property
     def files(self) -> list[str]:
@@ -88,10 +90,11 @@ def diff_states(
         for name in model.manifest.tensors
         if name not in a.unreadable | b.unreadable and a.digest(model, name) != b.digest(model, name)
     ]
-    tensors = _Figures(ledger, model, top, device).measure(a, b, names) if names else []
+    stored = TensorBytes(ledger, model)
+    tensors = _Figures(stored, model, top, device).measure(a, b, names) if names else []
     with ledger.read() as db:
         pending = store.pending_entry(db, model.id)
-    return StateDiff(model, a, b, *facts, tensors=tensors, pending=pending)
+    return StateDiff(model, a, b, *facts, tensors=tensors, pending=pending, stored=stored)
 
 
 def _compare_facts(
@@ -123,11 +126,11 @@ def _fact(known: Mapping[str, Fact], ref: FactRef) -> Fact:
 class _Figures:
     """Measures tensors one after another."""
 
-    def __init__(self, ledger: Ledger, model: ModelRecord, top: int, device: str) -> None:
+    def __init__(self, stored: TensorBytes, model: ModelRecord, top: int, device: str) -> None:
         from malmen_cli.language_models.placement import single_device
 
         self.model, self.top, self.device = model, top, single_device(device)
-        self.bytes = TensorBytes(ledger, model)
+        self.bytes = stored
 
     def measure(self, a: State, b: State, names: Sequence[str]) -> list[TensorDiff]:
         return [self._measure(name, a, b) for name in names]

@@ -153,7 +153,7 @@ def _counts(
     fresh = [fact for fact in some if fact.edit_digest in wanted]
     capture = (own if len(fresh) == len(some) else texts.own(fresh)).times(factor)
     asked = own.times(factor) + others.times(factor)
-    of_old = texts.own(list(old.values()))
+    of_old = texts.earlier(list(old.values()))
     # Where rows are those of all tokens, the last block's few are taken to be as many.
     everywhere = proposal.editor.per_fact and method_of(proposal.editor.config).load().everywhere
     new = {"encoder": capture.encoded, "answer": capture.answer if everywhere else capture.labels}
@@ -218,14 +218,21 @@ class _Texts:
         self._tokens, self._batch_tokens = tokens, batch_tokens
         self.seconds, self.made = 1e-9, 0
 
-    def _passes(self, pairs: Sequence[tuple[str, str]]) -> Passes:
+    def _passes(self, pairs: Sequence[tuple[str, str]], *, all_fit: bool = False) -> Passes:
         began = time.thread_time()
-        texts = [text for prompt, target in pairs if (text := self._tokens.fits(prompt, target)) is not None]
+        if all_fit:
+            texts = list(self._tokens.all_of(pairs))
+        else:
+            texts = [text for prompt, target in pairs if (text := self._tokens.fits(prompt, target)) is not None]
         self.seconds, self.made = self.seconds + time.thread_time() - began, self.made + len(pairs)
         return passes(self._tokens.batches(texts, self._batch_tokens))
 
     def own(self, facts: Sequence[Fact]) -> Passes:
-        """The edit prompts."""
+        """The edit prompts. Raises BadFacts for those that do not fit the model, as an apply would."""
+        return self._passes([(fact.prompt, fact.target) for fact in facts], all_fit=True)
+
+    def earlier(self, facts: Sequence[Fact]) -> Passes:
+        """The edit prompts of facts that are asked again; what does not fit is not."""
         return self._passes([(fact.prompt, fact.target) for fact in facts])
 
     def others(self, facts: Sequence[Fact]) -> Passes:

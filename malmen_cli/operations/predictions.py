@@ -6,15 +6,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from malmen_cli.evaluation.results import KINDS, Kind, prompts_of
 from malmen_cli.facts import Fact
 from malmen_cli.language_models.language_model import LanguageModel
-from malmen_cli.ledger import Ledger, ModelRecord, store
+from malmen_cli.ledger import Ledger, store
 from malmen_cli.operations.diff import StateDiff
 from malmen_cli.operations.editors import settings_of
-from malmen_cli.operations.layers import all_layers
+from malmen_cli.operations.layers import TensorLayer, all_layers
 from malmen_cli.operations.models import load_base, pick_device
-from malmen_cli.operations.states import CHECKPOINT, State, TensorBytes, named_state
+from malmen_cli.operations.states import CHECKPOINT, State, named_state
 from malmen_cli.operations.tensors import from_bytes, torch_dtype
 
 
@@ -74,7 +76,7 @@ def compare_predictions(
     caps = [length for _, _, length in questions.values()]
     answers: list[list[str]] = []
     for turn, state in enumerate((diff.a, diff.b)):
-        _overlay(ledger, language_model, diff.model, state)
+        language_model.overlay(_weights(diff, state, layers))
         said = language_model.generate(
             list(questions),
             caps,
@@ -85,7 +87,7 @@ def compare_predictions(
         Prediction(kind, prompt, target, before, after)
         for (prompt, (kind, target, _)), before, after in zip(questions.items(), *answers, strict=True)
     ]
-    return Asked(predictions, _left_as_they_lie(ledger, diff.model, [layer.tensor for layer in layers]))
+    return Asked(predictions, _left_as_they_lie(ledger, diff, layers))
 
 
 def _questions(
@@ -100,26 +102,28 @@ def _questions(
             for _, prompt, target in prompts_of(fact, (kind,)):
                 tokens = language_model.tokenizing.fits(prompt, target)
                 if tokens is not None:
-                    earlier = questions.get(prompt, (kind, target, 0))
-                    questions[prompt] = (earlier[0], target, max(earlier[2], tokens.supervised))
+                    first, newest, length = questions.get(prompt, (kind, target, 0))
+                    # A fact's unrelated prompt may be another's edit prompt, whose target is the other's own.
+                    newest = target if kind == first else newest
+                    questions[prompt] = (first, newest, max(length, tokens.supervised))
     return questions
 
 
-def _overlay(ledger: Ledger, language_model: LanguageModel, model: ModelRecord, state: State) -> None:
-    """Put the state's bytes of every layer that can be edited into the model."""
-    stored = TensorBytes(ledger, model)
-    with ledger.read() as db:
-        layers = all_layers(db, model)
+def _weights(diff: StateDiff, state: State, layers: Sequence[TensorLayer]) -> dict[str, Tensor]:
+    """The state's bytes of every layer that can be edited, by the module's name."""
     weights = {}
     for layer in layers:
-        record = model.manifest.tensors[layer.tensor]
-        data = stored.get(layer.tensor, state.digest(model, layer.tensor))
+        record = diff.model.manifest.tensors[layer.tensor]
+        data = diff.stored.get(layer.tensor, state.digest(diff.model, layer.tensor))
         if data is not None:
             weights[layer.name] = from_bytes(data, torch_dtype(record.dtype), record.shape)
-    language_model.overlay(weights)
+    return weights
 
 
-def _left_as_they_lie(ledger: Ledger, model: ModelRecord, layers: Sequence[str]) -> list[str]:
+def _left_as_they_lie(ledger: Ledger, diff: StateDiff, layers: Sequence[TensorLayer]) -> list[str]:
     """Tensors that were changed behind the ledger's back and that no state's bytes were put over."""
-    with ledger.read() as db:
-        return [name for name in named_state(db, model, CHECKPOINT).strange if name not in layers]
+    strange: Sequence[str] = diff.strange
+    if CHECKPOINT not in (diff.a.name, diff.b.name):
+        with ledger.read() as db:
+            strange = named_state(db, diff.model, CHECKPOINT).strange
+    return [name for name in strange if name not in {layer.tensor for layer in layers}]

@@ -53,7 +53,9 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
 
 
 def _made_with(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> dict[str, Any]:
-    """Details of the newest entry that solved for the facts of `entry`, which may have found the bytes stored."""
+    """Details of the solve that gave `entry` its bytes: its own, or where it found them stored the newest such one."""
+    if "threads" in entry.details:
+        return entry.details
     for number in store.numbers_with(db, model.id, entry.active_digest):
         details = store.resolve_entry(db, f"#{number}", model.id).details
         if "threads" in details:

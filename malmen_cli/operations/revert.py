@@ -54,7 +54,8 @@ class Reverted:
     Attributes:
         removed, revived: facts that left and that came (back) into force. unmoved: those named that stay in
             force, or out of it, by the reason. solved: the rest was solved again.
-        anew: it was made anew with the language model, by a method that keeps no rows.
+        anew: it was made anew with the language model, by a method that keeps no rows. captured: facts that came back
+            without rows of this editor's, which the language model was run for.
     """
 
     entry: Entry
@@ -67,6 +68,7 @@ class Reverted:
     warnings: list[str]
     settlement: Settlement | None
     anew: bool = False
+    captured: int = 0
 
 
 def revert_entry(
@@ -122,6 +124,7 @@ def revert_entry(
         warnings: list[str] = []
         rows: list[NewRows] = []
         details: dict[str, Any] = {"from": "objects"}
+        captured = 0
         changes = None
         if wanted is not None:
             try:
@@ -152,7 +155,7 @@ def revert_entry(
             bench = stack.enter_context(
                 Workbench(ledger, model, editor, active, device=pick_device(device), store_rows=True)
             )
-            if any(map(bench.lacks_rows, bench.edits)):
+            if captured := sum(map(bench.lacks_rows, bench.edits)):
                 bench.capture(facts_of_active(ledger, active), recorded=taken)
             solved = bench.solve()
             changes, deltas, rows = solved.changes, solved.deltas, bench.fresh
@@ -199,6 +202,7 @@ def revert_entry(
             warnings=warnings,
             settlement=settlement,
             anew=details["from"] == "model",
+            captured=captured,
         )
 
 

@@ -16,7 +16,7 @@ from malmen_cli.checkpoint.durable import FREE_SPACE, Need, read_all, require_sp
 from malmen_cli.checkpoint.safetensors_file import TensorSlot, header_of
 from malmen_cli.editing.editor import ROWS_AT_ONCE
 from malmen_cli.errors import MalmenError, NumericalFailure, UnsafeFile, VerificationFailed
-from malmen_cli.facts import Fact
+from malmen_cli.facts import Fact, printable
 from malmen_cli.language_models.host_memory import give_back_freed, large_blocks_apart
 from malmen_cli.language_models.language_model import LanguageModel
 from malmen_cli.language_models.texts import Tokens
@@ -56,11 +56,11 @@ def capture_rows(
             whatever else is to be written then; None for rows alone.
 
     Raises:
-        NumericalFailure: a row that is not finite, naming the fact. UsageError: a fact too long for the model.
+        NumericalFailure: a row that is not finite, naming the fact. BadFacts: facts that do not fit the model.
         MalmenError: the rows would not fit on the disk.
     """
     if texts is None:
-        texts = PackedTexts(model.tokenizing(fact.prompt, fact.target) for fact in facts)
+        texts = PackedTexts(model.tokenizing.all_of((fact.prompt, fact.target) for fact in facts))
     edits = [fact.edit_digest for fact in facts]
     kinds = [(layer.stack, wide) for layer, wide in zip(model.layers, model.spread(editor.everywhere), strict=True)]
     spans = {kind: RowSpans(edits, (text.rows(*kind) for text in texts)) for kind in dict.fromkeys(kinds)}
@@ -159,7 +159,7 @@ class _Pack:
             if not bool(finite.all()):
                 place = self.spans.place_of(start + finite.tolist().index(False))
                 raise NumericalFailure(
-                    f"the rows of {facts[place].prompt!r:.80} are not finite",
+                    f"the rows of '{printable(facts[place].prompt)}' are not finite",
                     remedy="The model overflows on this fact: leave it out.",
                 )
             self._file.write(start, b"" if left is keys else buffer_of(left), buffer_of(right))

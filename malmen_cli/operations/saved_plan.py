@@ -84,7 +84,8 @@ def read_plan(path: Path) -> SavedPlan:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read {path}: {error}", remedy="Name a plan saved by malmen plan -o.") from None
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UsageError(f"cannot read {path}: {reason}", remedy="Name a plan saved by malmen plan -o.") from None
     try:
         if len(data) > LARGEST:
             raise ValueError("too large")

@@ -177,7 +177,7 @@ with interruptible():
 
 class TestTwoSignals:
     @staticmethod
-    def run(first: signal.Signals, second: signal.Signals, seconds: float) -> tuple[int, str]:
+    def run(first: signal.Signals, second: signal.Signals, seconds: float, pause: float = 0) -> tuple[int, str]:
         command = [sys.executable, "-c", SLOW_TO_END.format(seconds)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, env=environment(), **pipes) as process:
@@ -185,17 +185,23 @@ class TestTwoSignals:
             assert process.stdout.readline() == "on\n"
             process.send_signal(first)
             assert process.stdout.readline() == "ending\n"
+            time.sleep(pause)
             process.send_signal(second)
             _, err = process.communicate(timeout=30)
         return process.returncode, err
 
     def test_a_second_ctrl_c_kills(self) -> None:
-        assert self.run(signal.SIGINT, signal.SIGINT, 60) == (-signal.SIGINT, "")
-        assert self.run(signal.SIGTERM, signal.SIGINT, 60) == (-signal.SIGINT, "")
+        assert self.run(signal.SIGINT, signal.SIGINT, 60, 0.2) == (-signal.SIGINT, "")
+        assert self.run(signal.SIGTERM, signal.SIGINT, 60, 0.2) == (-signal.SIGINT, "")
 
     def test_a_signal_that_comes_twice_is_one_request(self) -> None:
         """`timeout` signals its child, then the child's group."""
-        assert self.run(signal.SIGTERM, signal.SIGTERM, 0.5) == (ExitCode.INTERRUPTED, LINE.format("SIGTERM"))
+        command = [sys.executable, "-c", SLOW_TO_END.format(0.5)]
+        for number in (signal.SIGTERM, signal.SIGINT):
+            stop = ["timeout", f"--signal={number.name}", "1", *command]
+            done = subprocess.run(stop, env=environment(), capture_output=True, text=True)
+            assert (done.stdout, done.stderr) == ("on\nending\n", LINE.format(number.name))
+            assert self.run(number, number, 0.5) == (ExitCode.INTERRUPTED, LINE.format(number.name))
 
     @pytest.mark.parametrize("seconds", [20, 0])
     def test_an_interruption_is_not_lost_in_a_callback(self, seconds: int) -> None:

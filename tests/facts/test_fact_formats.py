@@ -331,6 +331,8 @@ class TestRows:
             unrelated=(Unrelated("Homeland is a song.", "SUPPORTS"),),
         )
         assert fact_from_row(CLAIM) == Fact("Soul Food is a film.", "SUPPORTS", source="id:137334")
+        own = {**changed(CLAIM, "prompt", ...), "claim": CLAIM["prompt"], "verifiable": "VERIFIABLE", "evidence": []}
+        assert fact_from_row(own) == fact_from_row(CLAIM)
 
     @pytest.mark.parametrize(
         ("row", "field"), [(COUNTERFACT, "target_new"), (ZSRE, "ans"), (KNOWEDIT, "target_new"), (FEVER, "alt")]
@@ -347,10 +349,21 @@ class TestRows:
         row = {**ZSRE, "rephrase": nothing, "loc": nothing, "loc_ans": nothing, "subject": nothing}
         assert fact_from_row(row) == fact_from_row({"src": "Who?", "ans": "She"}) == Fact("Who?", "She")
 
+    def test_a_blank_field_leaves_the_place_to_another(self) -> None:
+        assert fact_from_row({**COUNTERFACT, "rephrase": ""}) == fact_from_row(COUNTERFACT)
+        assert fact_from_row({**ZSRE, "alt": " "}) == fact_from_row(ZSRE)
+
+    def test_counterfact_may_ask_what_follows(self) -> None:
+        asked = {"Recalled Relation": "(...)", "New Question": "Where?", "New Answer": "There"}
+        assert fact_from_row({**COUNTERFACT, "portability": asked}) == fact_from_row(COUNTERFACT)
+        assert fact_from_row({**COUNTERFACT, "portability": asked}, "counterfact").unrelated
+
     def test_mend_mark_is_no_part_of_the_question(self) -> None:
         assert fact_from_row({**ZSRE, "loc": "nq question: what is it"}) == fact_from_row(ZSRE)
 
-    @pytest.mark.parametrize(("case_id", "source"), [(0, "case_id:0"), ("a7", "case_id:a7"), (None, None)])
+    @pytest.mark.parametrize(
+        ("case_id", "source"), [(0, "case_id:0"), ("a7", "case_id:a7"), (7.0, "case_id:7"), (None, None)]
+    )
     def test_source_is_the_case(self, case_id: object, source: str | None) -> None:
         assert fact_from_row({**COUNTERFACT, "case_id": case_id}).source == source
 
@@ -366,8 +379,8 @@ class TestRows:
             ([], "a fact must be an object, not a list"),
             (
                 {"answer": 1},
-                "not a fact in any known format: it has none of 'requested_rewrite', 'target_new', 'src', "
-                "'equiv_prompt', 'unrel_prompt', 'label', 'prompt', 'target'",
+                "not a fact in any known format: it has none of 'requested_rewrite', 'locality_prompt', 'target_new', "
+                "'src', 'equiv_prompt', 'unrel_prompt', 'label', 'prompt', 'target'",
             ),
             ({**COUNTERFACT, "target_new": ""}, "'target_new' is missing or empty"),
             ({**COUNTERFACT, "case_id": True}, "'case_id' must be text, not true or false"),

@@ -291,3 +291,7 @@ def test_what_is_no_text_is_said_once(tmp_path: Path, read: Callable[[Path], obj
     with pytest.raises(BadFacts) as caught:
         read(file)
     assert list(caught.value.problems) == [f"{file}:1: not a text file"]
+    file.write_bytes('{"prompt": "a", "target": "b"}\n'.encode("utf-16"))
+    with pytest.raises(BadFacts) as caught:
+        read(file)
+    assert list(caught.value.problems) == [f"{file}:1: not UTF-8 but UTF-16: save it as UTF-8"]

@@ -28,6 +28,7 @@ def read(folder: Path, data: str | bytes, *more: str) -> tuple[str, ...]:
     [
         ("The capital of France is\n\n  The sea \nThe sea\r\n", ("The capital of France is", "  The sea", "The sea")),
         ("\ufeffone\ntwo", ("one", "two")),
+        ("one\rtwo\r\r three\r", ("one", "two", " three")),
         ("[INST] who? [/INST]\nand\n", ("[INST] who? [/INST]", "and")),
         ("# no comment\n", ("# no comment",)),
         ("Target, the US retailer, was founded in\n", ("Target, the US retailer, was founded in",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,10 @@ from test_imports_of_verbs import HEAVY, loaded_by
 from tiny_models import World, environment, load, make_fact, make_facts, make_world
 
 from malmen_cli.errors import UnknownName, UsageError
-from malmen_cli.ledger import store
+from malmen_cli.facts import Unrelated
+from malmen_cli.ledger import Ledger, ModelRecord, collect, collectable, store
+from malmen_cli.ledger.records import Entry
+from malmen_cli.operations import rebuilding
 from malmen_cli.operations.diff import StateDiff, diff_states
 from malmen_cli.operations.predictions import Asked, compare_predictions
 from malmen_cli.operations.states import named_state, owner
@@ -267,6 +271,15 @@ class TestPredictions:
         fewer = [p.prompt for p in ask(world, found, common=1).predictions if p.kind == "edit"]
         assert len(fewer) == 3 and set(fewer) < set(edits)
 
+    def test_an_edit_prompt_has_its_own_target_also_where_another_fact_holds_it_for_unrelated(
+        self, own_world: World
+    ) -> None:
+        neighbour = replace(make_fact(7), unrelated=(Unrelated(make_fact(8).prompt, "Cusco"),))
+        own_world.apply(neighbour, make_fact(8))
+        asked = ask(own_world, diff(own_world, "HEAD~1", "HEAD")).predictions
+        found = {p.prompt: (p.kind, p.target) for p in asked}
+        assert found[make_fact(8).prompt] == ("edit", make_fact(8).target)
+
     def test_of_equal_states_load_no_model(self, world: World) -> None:
         assert ask(world, diff(world, "HEAD", "checkpoint")).predictions == []
         assert not loaded_by(world, "diff", "HEAD") & HEAVY
@@ -274,6 +287,25 @@ class TestPredictions:
     def test_say_which_tensors_were_asked_as_they_lie(self, own_world: World) -> None:
         flip(own_world, UNEDITED)
         assert ask(own_world, diff(own_world)).as_they_lie == [UNEDITED]
+        assert ask(own_world, diff(own_world, "base", "HEAD")).as_they_lie == [UNEDITED]
+
+    def test_of_states_that_gc_has_dropped_solve_them_once(
+        self, own_world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own_world.apply(make_fact(7))
+        own_world.revert("HEAD")
+        with own_world.ledger() as (ledger, _):
+            collect(ledger, collectable(ledger, ["states"]), "malmen gc")
+        solved, whole = list[int](), rebuilding.rebuild
+
+        def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes]:
+            solved.append(entry.number)
+            return whole(ledger, model, entry)
+
+        monkeypatch.setattr(rebuilding, "rebuild", rebuild)
+        found = diff(own_world, "base", "HEAD~1")
+        assert all(tensor.figures for tensor in found.tensors) and len(solved) == 1
+        assert ask(own_world, found).predictions and len(solved) == 1
 
 
 def test_nothing_is_written_and_no_lock_is_needed(own_world: World) -> None:

@@ -12,12 +12,13 @@ import pytest
 import torch
 from tiny_models import World, everything, fact_set, load, make_fact, make_facts, make_world, run_malmen, write_facts
 
-from malmen_cli.errors import StalePlan, UnsafeFile, WrongBase
+from malmen_cli.errors import BadFacts, StalePlan, UnsafeFile, WrongBase
 from malmen_cli.facts import Fact, FactSet, printable
 from malmen_cli.ledger import active_digest, store
 from malmen_cli.operations.active import active_now, propose
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.plan import Plan, plan_facts
+from malmen_cli.operations.prediction import predict
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.operations.saved_plan import model_of, read_plan, save_plan
 from malmen_cli.operations.trial import attempt
@@ -33,7 +34,9 @@ def world(tmp_path: Path) -> World:
 
 def plan(world: World, facts: FactSet, *, quick: bool = False) -> Plan:
     with world.ledger() as (ledger, model):
-        return plan_facts(ledger, model, facts, None, None if quick else attempt(ApplyOptions()))
+        if quick:
+            return plan_facts(ledger, model, facts, None, None, predict(ApplyOptions()))
+        return plan_facts(ledger, model, facts, None, attempt(ApplyOptions()))
 
 
 def mixed() -> FactSet:
@@ -54,6 +57,14 @@ def test_it_counts_what_the_apply_then_does_and_writes_nothing(world: World, qui
     assert applied.proposal.additions == additions
     assert applied.entry.active_digest == planned.proposal.active_digest
     assert applied.active == len(planned.proposal.active) == 5
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_fact_that_the_apply_would_refuse_is_refused(world: World, quick: bool) -> None:
+    facts = FactSet((make_fact(10), make_fact(11, "Rome and " * 40 + "Lima")), "facts.jsonl")
+    with pytest.raises(BadFacts, match="1 fact does not fit the model") as caught:
+        plan(world, facts, quick=quick)
+    assert make_fact(11).prompt in caught.value.problems[0]
 
 
 def test_residuals_and_leverages_are_those_of_the_solve(world: World) -> None:

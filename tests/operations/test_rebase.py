@@ -78,7 +78,7 @@ def test_what_was_taken_out_before_a_rebase_can_come_back_after_it(world: World)
     move(world, other)
     # The fact comes back under an editor that has no rows of it yet: the model is asked for them.
     done = world.revert(revert)
-    assert len(done.revived) == 1 and done.solved
+    assert len(done.revived) == 1 and done.solved and done.captured == 1
     with world.ledger() as (ledger, _):
         assert verify_ledger(ledger).problems == []
         with ledger.read() as db:

@@ -24,7 +24,7 @@ from tiny_models import (
 )
 
 from malmen_cli.checkpoint.digests import digest_bytes
-from malmen_cli.errors import ExitCode, MalmenError
+from malmen_cli.errors import BadFacts, ExitCode, MalmenError
 from malmen_cli.ledger import ensure_base_objects, store
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.models import register
@@ -121,8 +121,14 @@ with checkpoint_lock(Path({str(tiny.checkpoint)!r}), "malmen apply theirs.jsonl"
         assert everything(world.world()) == before
 
     def test_with_a_fact_too_long_for_the_model(self, tiny: World) -> None:
-        with refused(tiny, ExitCode.USAGE, "64 positions"):
-            tiny.apply(make_fact(7), make_fact(8, "Rome and " * 40 + "Lima"))
+        long = "Rome and " * 40 + "Lima"
+        with refused(tiny, ExitCode.USAGE, "^1 fact does not fit the model, nothing was written$"):
+            tiny.apply(make_fact(7), make_fact(8, long))
+        with pytest.raises(BadFacts, match=r"^2 facts do not fit the model") as caught:
+            tiny.apply(make_fact(8, long), make_fact(7), make_fact(9, long))
+        for index, problem in zip((8, 9), caught.value.problems, strict=True):
+            assert problem.startswith(f"'{make_fact(index).prompt}': ") and problem.endswith("…'")
+            assert "tokens where the model has 64 positions: '" in problem
 
     @pytest.mark.parametrize(
         ("arguments", "reason"), [(("#1",), "register"), (("HEAD", 4), "facts 1 to 3"), (("#9",), "no entry")]

@@ -42,13 +42,15 @@ def full_counterfact(row: Mapping[str, object]) -> Fact:
 def compact_counterfact(row: Mapping[str, object]) -> Fact:
     """One rephrase and one neighbour a fact (EasyEdit, qizhou000/RECIPE). Not kept: `ground_truth`, the old answer.
 
-    Of KnowEdit's records without locality, which look like these, the rephrases are in `rephrase`.
+    Of KnowEdit's records without locality, which look like these, the rephrases are in `rephrase`. Not kept: EasyEdit's
+    `portability`, which asks for what follows from the fact.
     """
+    rephrases = "rephrase" if "rephrase" in Fields(row, sparse=True).row else "rephrase_prompt"
     return flat_fact(
         row,
         prompt="prompt",
         target="target_new",
-        rephrases="rephrase" if "rephrase" in row else "rephrase_prompt",
+        rephrases=rephrases,
         unrelated=("locality_prompt", "locality_ground_truth"),
         source="case_id",
     )

@@ -24,5 +24,5 @@ def mend_fever(row: Mapping[str, object]) -> Fact:
 
 
 def fever_claim(row: Mapping[str, object]) -> Fact:
-    """A claim with the label it has in FEVER itself, and nothing besides."""
-    return flat_fact(row, prompt="prompt", target="label", source="id")
+    """A claim with the label it has in FEVER itself, which calls it `claim`, and nothing besides."""
+    return flat_fact(row, prompt="claim" if "claim" in row else "prompt", target="label", source="id")

@@ -25,7 +25,7 @@ FORMATS: dict[FactFormat, str] = {
     "counterfact": "CounterFact, full (requested_rewrite, ...) or compact (prompt, target_new, locality_prompt, ...)",
     "zsre": "zsRE as published with MALMEN (src, ans, rephrase, loc, loc_ans) and with MEND (alt instead of ans)",
     "knowedit": "KnowEdit, EasyEdit's benchmark: prompt, target_new, rephrase_prompt, locality",
-    "fever": "FEVER as published with MEND (prompt, alt, equiv_prompt, unrel_prompt, unrel_ans), or prompt and label",
+    "fever": "FEVER as published with MEND (prompt, alt, equiv_prompt, unrel_prompt, unrel_ans), or claim and label",
 }
 
 
@@ -43,6 +43,7 @@ class _Layout:
 # The first that fits a record reads it; malmen's own come last, since others have a 'prompt' too.
 _LAYOUTS = (
     _Layout("counterfact", frozenset({"requested_rewrite"}), full_counterfact),
+    _Layout("counterfact", frozenset({"locality_prompt"}), compact_counterfact, unless=frozenset({"locality"})),
     _Layout(
         "counterfact", frozenset({"target_new"}), compact_counterfact, unless=frozenset({"locality", "portability"})
     ),
