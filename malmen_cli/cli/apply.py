@@ -11,6 +11,7 @@ from malmen_cli.cli.check_tables import print_check
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.first_use import found_or_registered
 from malmen_cli.cli.gates import print_gates, read_gates, say_failures
 from malmen_cli.cli.method_options import (
     MethodOption,
@@ -39,7 +40,6 @@ from malmen_cli.cli.options import (
 )
 from malmen_cli.cli.output import epilog, plural, print_json, say, say_notes, tell
 from malmen_cli.errors import ExitCode, RefusedByGate, UsageError
-from malmen_cli.ledger import PATIENCE
 
 if TYPE_CHECKING:
     from malmen_cli.operations.apply import Applied
@@ -145,7 +145,7 @@ def apply(
         )
     gates = read_gates(require, protect, file)
     asked = check_method(method, method_settings, text, editor)
-    from malmen_cli.operations.models import find_model, find_or_register, pick_device
+    from malmen_cli.operations.models import find_model, pick_device
     from malmen_cli.operations.saved_plan import model_of, read_plan
 
     saved = None if plan is None else read_plan(plan)
@@ -167,13 +167,7 @@ def apply(
                 record = find_model(db, model)
         else:
             fetch = fetcher(ledger, bar, quiet=quiet) if download else None
-            record, registration = find_or_register(ledger, model, command_line(), max(lock_timeout, PATIENCE), fetch)
-            if registration is not None:
-                say(f"Registered {record.path} as {record.name}")
-                if registration.warning:
-                    say(f"warning: {registration.warning}")
-                if registration.note:
-                    say(f"note: {registration.note}")
+            record = found_or_registered(ledger, model, lock_timeout=lock_timeout, fetch=fetch)
         options = ApplyOptions(
             editor=editor if saved is None else saved.editor,
             method=None if asked is None else asked.request(),

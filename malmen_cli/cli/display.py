@@ -87,7 +87,7 @@ class TrainingDisplay:
         losses = report.losses
         text = (
             f"step {report.step:,}  {report.facts} facts  loss {losses.total:.3f} (rephrases {losses.equivalent:.3f}, "
-            f"edits {losses.edit:.3f}, unrelated {losses.locality:.3f})  {report.rate:.0f} facts/s  "
+            f"edits {losses.edit:.3f}, unrelated {max(0.0, losses.locality):.3f})  {report.rate:.0f} facts/s  "
             f"{_minutes(report.eta_seconds)} left"
         )
         self._bar.bar("training", round(1000 * report.done), 1000)

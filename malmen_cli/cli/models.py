@@ -19,7 +19,7 @@ from malmen_cli.cli.options import (
     command_line,
     open_ledger,
 )
-from malmen_cli.cli.output import epilog, percent, print_fields, print_json, print_table, say
+from malmen_cli.cli.output import epilog, percent, plural, print_fields, print_json, print_table, say
 from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.facts import printable
 from malmen_cli.language_models.families import CAPTURED, FAMILIES, TOKENISED, as_dict
@@ -327,4 +327,5 @@ def _scores(scores: dict[str, Any]) -> str:
     if not per_size:
         return ""
     size = max(per_size, key=int)
-    return f"at {size} facts ES/GS/LS " + " / ".join(percent(per_size[size].get(key)) for key in ("ES", "GS", "LS"))
+    shares = " / ".join(percent(per_size[size].get(key)) for key in ("ES", "GS", "LS"))
+    return f"at {plural(int(size), 'fact')} ES/GS/LS {shares}"

@@ -10,6 +10,7 @@ import typer
 from malmen_cli.cli.display import BarDisplay, TrainingDisplay
 from malmen_cli.cli.downloading import fetcher
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.first_use import found_or_registered
 from malmen_cli.cli.method_options import TextOption
 from malmen_cli.cli.options import (
     DeviceOption,
@@ -29,10 +30,9 @@ from malmen_cli.cli.options import (
     refuse_idle,
     was_given,
 )
-from malmen_cli.cli.output import epilog, plural, print_json, say
+from malmen_cli.cli.output import epilog, plural, print_json
 from malmen_cli.cli.train_untrained import make_untrained
 from malmen_cli.errors import ExitCode, UsageError
-from malmen_cli.ledger import PATIENCE
 from malmen_cli.methods.registry import METHODS, method_named
 
 DEFAULT_MINUTES = 15.0
@@ -124,7 +124,8 @@ def train(
         typer.Option(
             "--kept-states",
             metavar="GIB",
-            help="Disk for hidden states below the first edited layer, which are then made but once (default: 16).",
+            help="Disk for hidden states below the first edited layer, which are then made but once; of training rows "
+            "and of held-out ones each (default: 16).",
         ),
     ] = None,
     held_out: Annotated[float | None, typer.Option("--held-out", help="Share of rows kept for validation.")] = None,
@@ -235,20 +236,13 @@ def train(
         settings = settings.model_copy(update={"minutes": DEFAULT_MINUTES})
     facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     from malmen_cli.operations.active import active_now
-    from malmen_cli.operations.models import find_or_register, pick_device
+    from malmen_cli.operations.models import pick_device
     from malmen_cli.operations.train import train_editor
     from malmen_cli.training.loop import Watcher
 
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
         fetch = fetcher(ledger, bar, quiet=quiet) if download else None
-        patience = max(lock_timeout, PATIENCE)
-        record, registration = find_or_register(ledger, model, command_line(), patience, fetch, layers)
-        if registration is not None:
-            say(f"Registered {record.path} as {record.name}")
-            if registration.warning:
-                say(f"warning: {registration.warning}")
-            if registration.note:
-                say(f"note: {registration.note}")
+        record = found_or_registered(ledger, model, lock_timeout=lock_timeout, fetch=fetch, layers=layers)
         display = TrainingDisplay(bar, quiet=quiet)
         done = train_editor(
             ledger,
@@ -273,6 +267,7 @@ def train(
                 "rows": len(done.split.train),
                 "held_out": len(done.split.held_out),
                 "dropped_prompts": done.split.dropped,
+                "left_out": len(done.split.left_out),
                 "steps": progress.step,
                 "best_step": progress.best_step,
                 "facts_seen": progress.facts,
@@ -284,8 +279,6 @@ def train(
     elif quiet:
         print(done.record.id)
     else:
-        if done.split.dropped:
-            say(f"{plural(done.split.dropped, 'prompt')} left out: too long for the model, or no answer of its own")
         print(
             f"Editor {done.record.id}: best of {plural(progress.step, 'step')} over {plural(progress.facts, 'fact')} "
             f"in {progress.elapsed / 60:.1f} min (step {progress.best_step:,})"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from malmen_cli.cli.display import BarDisplay
 from malmen_cli.cli.fact_source import read_facts
+from malmen_cli.cli.first_use import found_or_registered
 from malmen_cli.cli.method_options import read_text
 from malmen_cli.cli.options import command_line, open_ledger
 from malmen_cli.cli.output import print_json, say
@@ -49,11 +50,10 @@ def make_untrained(
     if method.per_fact:
         facts = read_facts(file, split, workspace=workspace, format=format, on_conflict=on_conflict)
     from malmen_cli.operations.method_editors import MethodRequest, make_and_keep
-    from malmen_cli.operations.models import find_model, pick_device
+    from malmen_cli.operations.models import pick_device
 
     with open_ledger(workspace, writing=True) as ledger, BarDisplay() as bar:
-        with ledger.read() as db:
-            record = find_model(db, model)
+        record = found_or_registered(ledger, model, lock_timeout=lock_timeout)
         editor, made = make_and_keep(
             ledger,
             record,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from malmen_cli.editing.normal_equation import in_double
+from malmen_cli.editing.linear_algebra import in_double
 from malmen_cli.editing.shapes import Float, Tensor
 
 

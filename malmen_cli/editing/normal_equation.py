@@ -27,7 +27,7 @@ from malmen_cli.editing.shapes import Float, Tensor
 from malmen_cli.editing.solution import Form, Gradients, Solution
 from malmen_cli.errors import NumericalFailure
 
-__all__ = ["Form", "Gradients", "NormalEquation", "PreservedKeys", "Solution", "in_double"]
+__all__ = ["Form", "Gradients", "NormalEquation", "PreservedKeys", "Solution"]
 
 RESIDUAL_LIMIT = 1e-7
 """Largest relative residual |A S - U^T D| / (|A| |S| + |U^T D|) of a solution that is let through."""

@@ -100,13 +100,18 @@ class Tokenizing(ABC):
             message = f"{count:,} fact{'s do' if count > 1 else ' does'} not fit the model, nothing was written"
             raise BadFacts(problems, message, remedy=remedy, more=more)
 
-    def nothing_fits(self, prompt: str, target: str) -> UsageError:
-        """The error where none of many texts can be supervised, with the reason of this one."""
+    def reason(self, prompt: str, target: str) -> str:
+        """Why a text cannot be supervised, in words."""
         try:
             self(prompt, target)
         except UsageError as error:
-            return UsageError(f"no fact fits the model: {error.message}", remedy=error.remedy)
-        return UsageError("no fact fits the model")
+            return error.message
+        return "it fits"
+
+    def nothing_fits(self, prompt: str, target: str) -> UsageError:
+        """The error where none of many texts can be supervised, with the reason of this one."""
+        remedy = "Give facts that the model has room and words for."
+        return UsageError(f"no fact fits the model: {self.reason(prompt, target)}", remedy=remedy)
 
     def batches(self, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
         """Padded batches of similar length, at most `batch_tokens` padded tokens each (or one text)."""

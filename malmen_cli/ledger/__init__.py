@@ -41,6 +41,7 @@ from malmen_cli.ledger.registration import (
     editor_digest,
     ensure_base_objects,
     register_model,
+    renew_editor,
 )
 from malmen_cli.ledger.relocation import move_model
 from malmen_cli.ledger.sidecar import warning_about
@@ -111,6 +112,7 @@ __all__ = [
     "register_model",
     "remaining",
     "remove_split",
+    "renew_editor",
     "require_head",
     "require_room",
     "require_there",

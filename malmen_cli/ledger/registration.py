@@ -126,6 +126,14 @@ def add_editor(
         return store.editor(db, editor_id)
 
 
+def renew_editor(ledger: Ledger, editor: EditorRecord) -> EditorRecord:
+    """Record that an editor's files were made again: tensors and settings are in its id, its log is another."""
+    digest = editor_digest(ledger.workspace.editors / editor.id)
+    with ledger.write() as db:
+        db.execute("UPDATE editors SET digest = ? WHERE id = ?", (digest, editor.id))
+        return store.editor(db, editor.id)
+
+
 def editor_digest(folder: Path) -> str:
     """One digest over the digests of an editor's two files.
 

@@ -37,9 +37,11 @@ def key_covariance(
     m = sum(map(len, read))
     wanted = max(layer.shape.d_in for layer in model.layers)
     if m < wanted:
+        how = "Raise covariance_tokens" if m == tokens else "Give a longer text"
         raise UsageError(
-            f"the running text has {m:,} tokens, and the keys of the edited layers {wanted:,} dimensions",
-            remedy=f"Give a longer text: {10 * wanted:,} tokens or more.",
+            f"C0 would be of {m:,} tokens of the running text, and the keys of the edited layers have {wanted:,} "
+            "dimensions",
+            remedy=f"{how}: {10 * wanted:,} tokens or more.",
         )
     exact = in_double(torch.zeros(0, device=model.device)).device
     sums = [torch.zeros(x.d_in, x.d_in, dtype=torch.float64, device=exact) for x in model.shapes]

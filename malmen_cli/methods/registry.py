@@ -18,7 +18,7 @@ class Method:
     """One editing method.
 
     Attributes:
-        name: as `--method` takes it and an editor's settings keep it. summary: one line for help. paper: where from.
+        name: as `--method` takes it and an editor's settings keep it. paper: where from.
         per_fact: a fact's rows depend on the fact alone; else the shift is made anew from the whole set of facts.
         trained: its editors come from `malmen train`; else one is made when it is first asked for.
         settings, implementation: `module:class` of its settings and of what does the work.
@@ -26,7 +26,6 @@ class Method:
     """
 
     name: str
-    summary: str
     paper: str
     per_fact: bool
     trained: bool
@@ -53,7 +52,6 @@ class Method:
 _METHODS = (
     Method(
         "malmen",
-        "trained hyper-network, least squares over all facts",
         "MALMEN (Tan, Zhang and Fu, ICLR 2024, https://arxiv.org/abs/2311.04661)",
         per_fact=True,
         trained=True,
@@ -63,7 +61,6 @@ _METHODS = (
     ),
     Method(
         "mend",
-        "the same hyper-network, its outer products summed",
         "MEND (Mitchell et al., ICLR 2022, https://arxiv.org/abs/2110.11309)",
         per_fact=True,
         trained=True,
@@ -73,7 +70,6 @@ _METHODS = (
     ),
     Method(
         "ultraedit",
-        "no training: normalised keys and gradients, least squares",
         "UltraEdit (Gu et al., 2025, https://arxiv.org/abs/2505.14679)",
         per_fact=True,
         trained=False,
@@ -82,7 +78,6 @@ _METHODS = (
     ),
     Method(
         "ft",
-        "fine-tuning of the edited layers on all facts",
         "fine-tuning, as in MALMEN (https://arxiv.org/abs/2311.04661)",
         per_fact=False,
         trained=False,
@@ -92,7 +87,6 @@ _METHODS = (
     ),
     Method(
         "locft-bf",
-        "breadth-first mini-batch fine-tuning of one matrix",
         "LocFT-BF (Yang et al., 2025, https://arxiv.org/abs/2509.22072)",
         per_fact=False,
         trained=False,
@@ -102,7 +96,6 @@ _METHODS = (
     ),
     Method(
         "memit",
-        "targets found by gradient descent, spread over layers; needs subjects and --text",
         "MEMIT (Meng et al., ICLR 2023, https://arxiv.org/abs/2210.07229)",
         per_fact=False,
         trained=False,

@@ -18,7 +18,8 @@ class MethodSettings(RunSettings):
     """What every method without training has in common."""
 
     seed: int = Field(default=0, ge=0, lt=1 << 63)
-    layers: tuple[str, ...] | None = None  # globs over module paths; None: those of the registration, or some of them
+    # Globs over module paths; None: those of the registration, or some of them.
+    layers: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -30,9 +31,9 @@ class UltraEditSettings(MethodSettings):
     """UltraEdit (arXiv 2505.14679, section 3): d = -eta |u^|^2 g^, ridge 1, raw keys in the Gram matrix."""
 
     method: Literal["ultraedit"] = "ultraedit"
-    step_size: float | None = Field(default=None, gt=0)  # eta, 1e-6 in the official code; None: as change says
-    change: float = Field(default=1.0, gt=0)  # mean |d| of the calibration rows, as a share of their mean |u W0|
-    ridge: float = Field(default=1.0, gt=0)
+    step_size: float | None = Field(default=None, gt=0, le=1e6)  # eta, 1e-6 in the official code; None: as change says
+    change: float = Field(default=1.0, gt=0, le=1e6)  # mean |d| of calibration rows, as a share of their mean |u W0|
+    ridge: float = Field(default=1.0, gt=0, le=1e12)
     normalise: Literal["layer", "shape"] = "shape"  # moments per layer, or shared by all layers of one shape (official)
     calibration_facts: int = Field(default=1024, ge=1, le=MANY)  # most facts whose rows the normaliser is calibrated on
 
@@ -47,10 +48,11 @@ class MiniBatchSettings(MethodSettings):
     learning_rate: float | None = Field(gt=0, le=1e3)  # AdamW, the same throughout
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # instead, where that is None: a share of a matrix's
     # root mean square, for each matrix its own
-    weight_decay: float = Field(ge=0)  # decoupled: a weight loses this share, times the learning rate, each step
+    weight_decay: float = Field(ge=0, le=1e3)  # decoupled: the share, times the learning rate, lost with each step
     epochs: int = Field(ge=1, le=MANY)  # passes over all facts, at most
     batch_facts: int = Field(ge=1, le=MANY)  # facts per step
-    small_loss: float = Field(ge=0)  # nats: batches below it take no step, and an epoch below it is the last; 0: never
+    # Nats: batches below it take no step, and an epoch below it is the last; 0: never.
+    small_loss: float = Field(ge=0, le=1e6)
     batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once
 
     @model_validator(mode="before")
@@ -68,10 +70,10 @@ class FineTuningSettings(MiniBatchSettings):
 
     method: Literal["ft"] = "ft"
     learning_rate: float | None = Field(default=5e-4, gt=0, le=1e3)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
     epochs: int = Field(default=5, ge=1, le=MANY)
     batch_facts: int = Field(default=32, ge=1, le=MANY)
-    small_loss: float = Field(default=0.0, ge=0)
+    small_loss: float = Field(default=0.0, ge=0, le=1e6)
 
 
 class LocFTSettings(MiniBatchSettings):
@@ -88,10 +90,10 @@ class LocFTSettings(MiniBatchSettings):
     method: Literal["locft-bf"] = "locft-bf"
     learning_rate: float | None = Field(default=None, gt=0, le=1e3)  # AdamW; None: as relative_rate says
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # AdamW's, as a share of the matrix's root mean square
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
     epochs: int = Field(default=50, ge=1, le=MANY)
     batch_facts: int = Field(default=16, ge=1, le=MANY)
-    small_loss: float = Field(default=1e-2, ge=0)
+    small_loss: float = Field(default=1e-2, ge=0, le=1e6)
     depth: float = Field(default=0.7, ge=0, le=1)  # which layer where none is named: 0 the first, 1 the last of them
 
 
@@ -103,14 +105,16 @@ class MemitSettings(MethodSettings):
     target_steps: int = Field(default=25, ge=1, le=MANY)
     target_learning_rate: float | None = Field(default=None, gt=0, le=1e3)  # Adam; 0.5 officially; None: target_rate
     target_rate: float = Field(default=0.3, gt=0, le=1e3)  # Adam's rate, as a share of the root mean square of z0
-    target_loss: float = Field(default=0.05, ge=0)  # nats: a fact whose loss is below it is done
-    weight_decay: float = Field(default=0.5, ge=0)  # coefficient of |delta| / |z0|^2
-    kl_factor: float = Field(default=0.0625, ge=0)  # coefficient of the KL divergence after "SUBJECT is a"
-    clamp: float = Field(default=0.75, gt=0)  # most |delta|, as a share of |z0|
-    covariance_weight: float = Field(default=15000.0, gt=0)  # lambda of the solve, in keys
+    target_loss: float = Field(default=0.05, ge=0, le=1e6)  # nats: a fact whose loss is below it is done
+    weight_decay: float = Field(default=0.5, ge=0, le=1e6)  # coefficient of |delta| / |z0|^2
+    kl_factor: float = Field(default=0.0625, ge=0, le=1e6)  # coefficient of the KL divergence after "SUBJECT is a"
+    clamp: float = Field(default=0.75, gt=0, le=1e6)  # most |delta|, as a share of |z0|
+    covariance_weight: float = Field(default=15000.0, gt=0, le=1e12)  # lambda of the solve, in keys
     covariance_tokens: int = Field(default=100_000, ge=1, le=MANY)  # at most, of the text that C0 is the mean over
     # Of contexts, which the model goes on with.
-    prefixes: tuple[Annotated[str, Field(pattern=r"\S")], ...] = ("The", "Therefore", "Because", "I", "You")
+    prefixes: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
+        default=("The", "Therefore", "Because", "I", "You"), strict=False
+    )
     prefix_tokens: int = Field(default=10, ge=1, le=MANY)  # new ones per context
     without_subject: Literal["refuse", "last token"] = "refuse"  # facts that name none, or not in their prompt
     batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_durably
-from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, store
+from malmen_cli.errors import MalmenError
+from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, renew_editor, store
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 
@@ -61,18 +63,23 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
 
 
 def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
-    """Put an editor's folder in place in one step, then its row. Making the same one again finds that which is there.
+    """Put an editor's folder in place in one step, then its row. Making the same one again finds that which is there,
+    or takes the place of its files where they are lost or damaged.
 
     Raises:
         MalmenError: the disk does not take it.
     """
     new = unkept(model, files)
-    with ledger.read() as db:
-        for editor in store.editors(db, model.id):
-            if editor.id == new.id:
-                check_editor(ledger, editor)
-                return editor
     final = ledger.workspace.editors / new.id
+    with ledger.read() as db:
+        known = next((editor for editor in store.editors(db, model.id) if editor.id == new.id), None)
+    if known is not None:
+        try:
+            check_editor(ledger, known)
+            return known
+        except MalmenError:
+            with in_words(final):
+                _remove(final)
     if not final.exists():
         temporary = ledger.workspace.editors / f".{new.id}.part"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -82,4 +89,14 @@ def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) 
                 write_durably(temporary / name, data)
             temporary.rename(final)
     fsync_folder(final.parent)  # whoever put it there may have been killed before this
+    if known is not None:
+        return renew_editor(ledger, known)
     return add_editor(ledger, model, new.id, per_fact=new.per_fact, config=new.config, scores=new.scores)
+
+
+def _remove(path: Path) -> None:
+    """A damaged editor: its folder, or whatever is in that place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

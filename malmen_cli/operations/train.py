@@ -13,7 +13,7 @@ from malmen_cli.checkpoint.digests import digest_json, short
 from malmen_cli.checkpoint.durable import make_folders, require_writable
 from malmen_cli.checkpoint.lock import checkpoint_lock
 from malmen_cli.config import TrainingConfig
-from malmen_cli.errors import UsageError, WrongBase
+from malmen_cli.errors import NumericalFailure, UsageError, WrongBase
 from malmen_cli.evaluation.overlap import TrainedOn
 from malmen_cli.facts import FactSet
 from malmen_cli.language_models.tokenizing import Tokenizing
@@ -25,11 +25,14 @@ from malmen_cli.operations.keeping import chosen_layers, keep_editor
 from malmen_cli.operations.layers import TensorLayer
 from malmen_cli.operations.memory import job_for, needs_for, place_model
 from malmen_cli.operations.models import load_base
-from malmen_cli.training.loop import Trained, Watcher, require_space_for_run, require_state, train
+from malmen_cli.training.loop import STATE, Trained, Watcher, require_space_for_run, require_state, train
 from malmen_cli.training.rows import Split, split_rows
 
 ENDLESS = 0.5
 """Share of targets of several tokens from which it is said that their end is not supervised."""
+
+FEW = 100
+"""Facts to train on below which it is said that they are few: of 30 an edit moved a layer by 14 times its own norm."""
 
 FEW_HELD_OUT = 8
 """Held-out facts below which it is said how few choose the best step."""
@@ -92,7 +95,8 @@ def train_editor(
     # Held against gc and against a second run of the same settings, which would write the same files.
     with _run_held(folder, command, lock_timeout):
         write_note(folder, model.name, facts.source, command)
-        trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
+        with _left_resumable_or_not_at_all(folder):
+            trained = train(language_model, split, config, folder, resume=resume, watcher=watcher)
         files = editor_files(trained.editor, model, chosen, config, _log(facts, split, trained, placement.device))
         with ledger.hold(command):
             record = keep_editor(ledger, model, files)
@@ -102,16 +106,29 @@ def train_editor(
 
 def _notes(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> Iterator[str]:
     """What to say before a training of these facts."""
+    rows = len(split.train) + len(split.held_out)
+    if out := split.left_out:
+        why = tokenizing.reason(out[0].prompt, out[0].target)
+        yield f"{len(out):,} of {rows + len(out):,} facts are left out, which do not fit the model: {why}, for one"
+    if split.dropped:
+        yield f"{split.dropped:,} rephrases and unrelated prompts are left out, which do not fit the model"
+    if len(split.train) < FEW:
+        yield f"{len(split.train):,} facts to train on are few: thousands are usual, and what this edits may be harmed"
     if words := _endless(split, tokenizing, config):
         yield words
     if lent := sum(row.lent for row in split.train):
         yield f"{lent:,} of {len(split.train):,} facts have no unrelated prompts: they are lent those of other facts"
-    rows = len(split.train) + len(split.held_out)
     if len(split.held_out) > 2 * max(1, round(config.held_out * rows)):
         yield f"{len(split.held_out):,} of {rows:,} facts are held out: they are of few subjects, which are kept whole"
     if 0 < len(split.held_out) < FEW_HELD_OUT:
         count = f"{len(split.held_out)} held-out fact{'' if len(split.held_out) == 1 else 's'}"
         yield f"which step is the best is told by {count} alone: give more facts, or a larger held_out"
+    taught = {tokens.input_ids for row in split.train for tokens in row.unrelated}
+    if seen := sum(any(tokens.input_ids in taught for tokens in row.unrelated) for row in split.held_out):
+        yield (
+            f"{seen:,} of {len(split.held_out):,} held-out facts have unrelated prompts that are trained on too: "
+            "their LS is better than that of new ones"
+        )
 
 
 def _endless(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> str | None:
@@ -123,6 +140,17 @@ def _endless(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> st
         f"{several:.0%} of the targets have several tokens, and where such an answer ends is not trained: free answers "
         "may run on behind it (--end-of-text; --no-end-of-text if that is meant)"
     )
+
+
+@contextmanager
+def _left_resumable_or_not_at_all(folder: Path) -> Iterator[None]:
+    """Remove the folder of a run that ends before its first state is saved, or that can only end so again."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, NumericalFailure) or not (folder / STATE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager
@@ -149,6 +177,7 @@ def _log(facts: FactSet, split: Split, trained: Trained, device: str) -> dict[st
         "rows": len(split.train),
         "held_out": len(split.held_out),
         "dropped_prompts": split.dropped,
+        "left_out": len(split.left_out),
         "best_step": trained.progress.best_step,
         "steps": trained.progress.step,
         "facts_seen": trained.progress.facts,

@@ -67,7 +67,7 @@ class Features:
         sizes = table_sizes(model, rows, kept_states, references=references, asked=asked, everywhere=everywhere)
         self._everywhere = everywhere
         made_with = _made_with(model, batch_tokens, sizes)
-        reuse = reuse and _completed(folder, made_with)
+        reuse = reuse and _completed(folder, made_with, sizes)
         if not reuse:
             with in_words(folder):
                 (folder / COMPLETE).unlink(missing_ok=True)  # first: a kill among the tables must not leave it there
@@ -190,11 +190,15 @@ def _made_with(model: LanguageModel, batch_tokens: int, sizes: Sequence[int]) ->
     return json.dumps({"versions": versions, "machine": machine, "batch_tokens": batch_tokens, "bytes": sizes}).encode()
 
 
-def _completed(folder: Path, made_with: bytes) -> bool:
-    """Whether a folder holds all tables of such a run."""
+def _completed(folder: Path, made_with: bytes, sizes: Sequence[int]) -> bool:
+    """Whether a folder holds all tables of such a run, of so many bytes."""
     marker = folder / COMPLETE
-    links = folder.is_symlink() or marker.is_symlink()
-    return not links and marker.is_file() and marker.stat().st_size < 1 << 16 and marker.read_bytes() == made_with
+    if folder.is_symlink() or marker.is_symlink() or not marker.is_file():
+        return False
+    if marker.stat().st_size >= 1 << 16 or marker.read_bytes() != made_with:
+        return False
+    found = (path.lstat().st_size for path in folder.iterdir() if path != marker)
+    return sorted(filter(None, found)) == sorted(filter(None, sizes))
 
 
 def _captured(rows: Sequence[TrainingRow], references: bool) -> tuple[list[Tokens], list[Tokens], list[int]]:

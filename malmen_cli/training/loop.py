@@ -31,6 +31,9 @@ from malmen_cli.training.validation import Validation, expecting_the_base, valid
 VALIDATIONS = 5
 """Validations of a run whose settings do not say how often."""
 
+SAVED_EVERY = 600.0
+"""Seconds after which a run is saved in any case: what a killed one loses at most, but for a step and a validation."""
+
 
 @dataclass(frozen=True)
 class StepReport:
@@ -39,7 +42,6 @@ class StepReport:
     step: int
     facts: int
     losses: Losses
-    grad_norm: float
     done: float
     rate: float
     eta_seconds: float
@@ -85,8 +87,10 @@ def train(
         resume: go on from the state in `folder`; on one device and thread count the result is bit for bit that of a
             run never interrupted (with `config.steps`; with `config.minutes` the clock has its say).
 
+    A run that diverges ends there, with the best editor so far.
+
     Raises:
-        UsageError: nothing to resume. NumericalFailure: the run diverged.
+        UsageError: nothing to resume. NumericalFailure: the run diverged before its first validation.
     """
     state = folder / STATE
     if resume:
@@ -94,18 +98,22 @@ def train(
     run = _Run(model, split, config, folder, watcher or Watcher(), reuse=resume)
     if resume:
         run.resume(state)
-    saved = run.progress.step if resume else None
+    saved, saved_at = run.progress.step if resume else None, time.monotonic()
     try:
         while not run.finished():
             run.step()
             validating = run.due(config.validate_every) or run.finished()
             if validating:
                 run.validate()
-            if not run.finished() and (run.due(config.save_every) if config.save_every else validating):
+            due = run.due(config.save_every) if config.save_every else validating
+            if not run.finished() and (due or time.monotonic() > saved_at + SAVED_EVERY):
                 run.save(state)
-                saved = run.progress.step
-    except NumericalFailure:
-        raise  # which it would run into again
+                saved, saved_at = run.progress.step, time.monotonic()
+    except NumericalFailure as error:  # which it would run into again
+        where = f"the training diverged after step {run.progress.step:,} ({error.message})"
+        if not run.best:
+            raise NumericalFailure(where, remedy="Lower --learning-rate or --scalar-learning-rate.") from error
+        run.watcher.told(f"{where}: the best editor before that is kept")
     except BaseException:
         if saved is not None:
             run.watcher.told(f"step {saved:,} is kept: the same command with --resume goes on from there")
@@ -211,7 +219,6 @@ class _Run:
         features = captured(folder / "train", rows=self.rows, progress=watcher.capturing, **_kept_of_training(config))
         held_out = captured(folder / "held-out", rows=self.held_out, **_kept_of_held_out(config))
         self.held_out = expecting_the_base(model, self.held_out, config.batch_tokens)
-        torch.manual_seed(config.seed)
         self.editor = untrained_editor(model, features, config.editor, config.seed, kind_of(config))
         self.meta_step = MetaStep(model, self.editor, features, self.rows, config)
         self.validation_step = MetaStep(model, self.editor, held_out, self.held_out, config)
@@ -220,7 +227,6 @@ class _Run:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self._order: tuple[int, list[int]] = (-1, [])
-        self._validated_at = 0.0
 
     # The run's clock ---------------------------------------------------------------------------------------------
 
@@ -240,7 +246,7 @@ class _Run:
             return self.progress.step % every == 0
         if self.config.steps is not None:
             return self.progress.step % max(1, self.config.steps // VALIDATIONS) == 0
-        return self.done() >= self._validated_at + 1 / VALIDATIONS
+        return self.done() >= self.progress.validated + 1 / VALIDATIONS
 
     # What happens in it ------------------------------------------------------------------------------------------
 
@@ -269,7 +275,6 @@ class _Run:
                 step=progress.step,
                 facts=len(texts),
                 losses=losses,
-                grad_norm=norm,
                 done=done,
                 rate=progress.facts / max(progress.elapsed, 1e-9),
                 eta_seconds=progress.elapsed * (1 - done) / max(done, 1e-9),
@@ -322,9 +327,8 @@ class _Run:
             "scores": validation.as_dict(),
         }
         self.progress.history.append(record)
-        self._validated_at = self.done()
-        if self.config.steps is None:
-            self.progress.elapsed += time.monotonic() - began
+        self.progress.elapsed += time.monotonic() - began
+        self.progress.validated = self.done()  # its own time included: the next one is a fifth of the run away
         self.watcher.validated(self.progress.step, validation, best)
 
     def save(self, path: Path) -> None:
@@ -332,7 +336,6 @@ class _Run:
 
     def resume(self, path: Path) -> None:
         self.best, self.progress = load_state(path, self.editor, self.optimizer)
-        self._validated_at = self.done()
 
     def result(self) -> Trained:
         self.editor.load_tensors(self.best)

@@ -28,19 +28,22 @@ class TrainingRow:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on and rows held out, with no subject in both. `dropped`: prompts the model has no room for.
+    """Rows to train on and rows held out, with no subject in both.
 
-    `trained`: the facts of the rows to train on, with what they were lent.
+    Attributes:
+        dropped: rephrases and unrelated prompts that do not fit the model. trained: the facts of the rows to train on,
+            with what they were lent. left_out: facts that do not fit the model.
     """
 
     train: list[TrainingRow]
     held_out: list[TrainingRow]
     dropped: int
     trained: Sequence[Fact] = ()
+    left_out: Sequence[Fact] = ()
 
 
 def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, largest: int, seed: int) -> Split:
-    """Tokenise facts and hold out whole subjects (facts without one count by prompt) until `share` of rows is reached.
+    """Tokenise facts and hold out whole subjects (`_by_subject`) until `share` of rows is reached.
 
     A fact without unrelated prompts is lent one by a fact of the training rows. A subject that would take more than
     twice what is wanted is trained on, unless there are only such: then the smallest is held out.
@@ -53,15 +56,14 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     fitting = {(fact.prompt, fact.target): edit for fact, edit in zip(facts, edits, strict=True) if edit is not None}
     if facts and not fitting:
         raise tokenizing.nothing_fits(facts[0].prompt, facts[0].target)
-    groups: dict[str, list[Fact]] = {}
-    for fact in facts:
-        if (fact.prompt, fact.target) in fitting:
-            groups.setdefault(fact.subject or fact.prompt, []).append(fact)
+    left_out = [fact for fact in facts if (fact.prompt, fact.target) not in fitting]
+    but = f", and {len(left_out):,} of {len(facts):,} do not fit the model" if left_out else ""
+    groups = _by_subject([fact for fact in facts if (fact.prompt, fact.target) in fitting])
     if len(groups) < 2:
-        raise UsageError("an editor needs facts of at least two subjects", remedy="Train on a larger fact file.")
+        raise UsageError(f"an editor needs facts of at least two subjects{but}", remedy="Train on a larger fact file.")
     subjects = sorted(groups)
     random.Random(seed).shuffle(subjects)
-    fitting_facts = len(facts) - edits.count(None)
+    fitting_facts = len(facts) - len(left_out)
     wanted = min(largest, max(1, round(share * fitting_facts)))
     apart: dict[str, list[Fact]] = {}
     count = 0
@@ -78,12 +80,36 @@ def split_rows(facts: Sequence[Fact], tokenizing: Tokenizing, *, share: float, l
     kept = [fact for subject in subjects if subject not in apart for fact in groups[subject]]
     if len(kept) < 2:
         raise UsageError(
-            "an editor needs two facts to train on, beside those held out", remedy="Train on a larger fact file."
+            f"an editor needs two facts to train on, beside those held out{but}", remedy="Train on a larger fact file."
         )
     trained = lend_unrelated(kept, kept, seed)
     train, dropped = _tokenise(kept, trained, fitting, tokenizing)
     validation, dropped_too = _tokenise(held_out, lend_unrelated(held_out, kept, seed), fitting, tokenizing)
-    return Split(train, validation, edits.count(None) + dropped + dropped_too, trained)
+    return Split(train, validation, dropped + dropped_too, trained, left_out)
+
+
+def _by_subject(facts: Sequence[Fact]) -> dict[str, list[Fact]]:
+    """Facts that share a subject, a prompt or a rephrase, but for case and white space: one side of a split would learn
+    what the other is asked. By the first one's subject, or its prompt where it names none."""
+    above: dict[str, str] = {}  # a forest over subjects, prompts and rephrases
+
+    def root(name: str) -> str:
+        while above.setdefault(name, name) != name:
+            above[name] = name = above[above[name]]
+        return name
+
+    for fact in facts:
+        for name in (fact.subject, *fact.rephrases):
+            if name:
+                above[root(_plain(name))] = root(_plain(fact.prompt))
+    groups: dict[str, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(root(_plain(fact.prompt)), []).append(fact)
+    return {group[0].subject or group[0].prompt: group for group in groups.values()}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _tokenise(

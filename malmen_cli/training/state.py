@@ -23,7 +23,8 @@ class Progress:
     """Where a run stands; everything random is derived from the seed and the step, so nothing else is needed.
 
     Attributes:
-        step: optimiser steps done. epoch, cursor: place in the shuffled rows. elapsed: seconds trained.
+        step: optimiser steps done. epoch, cursor: place in the shuffled rows. elapsed: seconds trained and validated.
+        validated: share of the run at the end of the last validation.
         facts: facts edited so far. best: summary score of the best editor. history: one record per validation.
     """
 
@@ -31,6 +32,7 @@ class Progress:
     epoch: int = 0
     cursor: int = 0
     elapsed: float = 0.0
+    validated: float = 0.0
     facts: int = 0
     best: float = -1.0
     best_step: int = 0
@@ -41,7 +43,12 @@ class Progress:
         """Raises ValueError, TypeError or KeyError for what no run has written."""
         progress = cls(**json.loads(text))
         counts = (progress.step, progress.epoch, progress.cursor, progress.facts, progress.best_step)
-        numbers = [progress.best, progress.elapsed, *(record["summary"] for record in progress.history)]
+        numbers = [
+            progress.best,
+            progress.elapsed,
+            progress.validated,
+            *(record["summary"] for record in progress.history),
+        ]
         if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
             raise ValueError("its progress is not counted in whole numbers")
         if not all(type(x) in (int, float) and math.isfinite(x) and -1 <= x < 1e18 for x in numbers):

@@ -51,3 +51,6 @@ def test_an_apply_without_an_editor_registers_nothing(tmp_path: Path) -> None:
     assert everything(world) == before
     status, _, err = run_malmen(world, "apply", facts, "--model", folder, "--method", "ultraedit")
     assert status in (0, 3) and "Registered" in err
+    third = shutil.copytree(world.checkpoint, tmp_path / "third")
+    status, _, err = run_malmen(world, "train", facts, "--model", third, "--method", "ultraedit")
+    assert status == ExitCode.DONE and f"Registered {third} as third" in err

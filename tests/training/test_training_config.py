@@ -76,6 +76,9 @@ def test_the_paper_recipe_is_the_papers() -> None:
         ('{"clip": NaN}', "clip"),
         ('{"held_out": 1}', "held_out"),
         ('{"steps": "many"}', "steps"),
+        ('{"steps": "7"}', "steps"),
+        ('{"steps": true}', "steps"),
+        ('{"sample_size": "yes"}', "sample_size"),
         ('{"editor": 3}', "editor"),
         ('{"editor": 3, "editor.rank": 3}', "editor"),
         ('{"clip": {"value": 1}}', "clip"),
@@ -105,7 +108,7 @@ def test_a_problem_says_what_was_meant_or_what_was_given() -> None:
     with pytest.raises(UsageError) as caught:
         resolve_training(None, None, {"facts_per_setp": 8, "warmup": -1, "editor.rank": "wide", "mniutes": None})
     assert caught.value.message == (
-        "training settings: editor.rank should be a valid integer, unable to parse string as an integer, not 'wide'; "
+        "training settings: editor.rank should be a valid integer, not 'wide'; "
         "warmup should be greater than or equal to 0, not -1; "
         "no setting is called facts_per_setp, did you mean facts_per_step?"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +20,7 @@ from tiny_models import (
     TINY_TRAINING,
     World,
     load,
+    make_fact,
     make_facts,
     make_world,
     run_malmen,
@@ -27,12 +30,13 @@ from tiny_models import (
 )
 
 from malmen_cli.config import TrainingConfig, resolve_training
-from malmen_cli.errors import MalmenError, UsageError
+from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.evaluation.metrics import Scores
 from malmen_cli.ledger import store
 from malmen_cli.training import loop
 from malmen_cli.training.loop import StepReport, Trained, Watcher, _Run, train
 from malmen_cli.training.rows import Split, split_rows
+from malmen_cli.training.step import MetaStep
 from malmen_cli.training.validation import Validation
 
 
@@ -189,15 +193,107 @@ class TestResuming:
         (tmp_path / "run" / "train" / "complete.json").write_text("{}")  # as of another version, or a killed capture
         interrupted(resume=True)
         assert captured
-        (tmp_path / "run" / "train" / "0.u").unlink()
-        with pytest.raises(MalmenError, match=r"0\.u"):
+        for spoil in (Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-4])):
+            spoil(tmp_path / "run" / "train" / "0.u")
             interrupted(resume=True)
+            assert captured
+
+    def test_a_state_is_saved_by_the_clock_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loop, "SAVED_EVERY", 0.0)
+        model = load(save_tiny_model(tmp_path / "model"), float64=False)
+        split = split_rows(make_facts(16), model.tokenizing, share=0.2, largest=4, seed=0)
+
+        def stop(report: StepReport) -> None:
+            if report.step == 4:
+                raise KeyboardInterrupt
+
+        told: list[str] = []
+        with pytest.raises(KeyboardInterrupt):
+            watcher = Watcher(told=told.append, step=stop)
+            train(model, split, training_config(steps=100), tmp_path / "run", watcher=watcher)
+        assert told == ["step 3 is kept: the same command with --resume goes on from there"]
+
+    def test_what_cannot_be_resumed_is_not_left(self, world: World, tmp_path: Path) -> None:
+        facts = write_facts(tmp_path / "facts.jsonl", make_facts(30))
+        with start_malmen(world, "train", facts, "--device", "cpu", "--steps", "100000", "--rank", "4") as process:
+            while process.poll() is None and not list(world.workspace.training.glob("*/train/complete.json")):
+                time.sleep(0.002)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == ExitCode.INTERRUPTED
+        assert not list(world.workspace.training.iterdir())
 
     def test_nothing_is_an_error(self, tmp_path: Path) -> None:
         model = load(save_tiny_model(tmp_path / "model"), float64=False)
         split = split_rows(make_facts(8), model.tokenizing, share=0.2, largest=4, seed=0)
         with pytest.raises(UsageError, match="no interrupted run"):
             train(model, split, training_config(steps=2), tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("every", [1, 100])
+def test_a_run_that_diverges_keeps_its_best_editor_or_says_so(tmp_path: Path, every: int) -> None:
+    world = make_world(tmp_path, training=None)
+    facts = write_facts(tmp_path / "facts.jsonl", make_facts(24))
+    rates = ("--learning-rate", "1e3", "--scalar-learning-rate", "1e3")
+    steps = ("--steps", "60", "--validate-every", str(every), "--rank", "4", "--facts-per-step", "6")
+    status, out, err = run_malmen(world, "train", facts, *steps, *rates)
+    assert "the training diverged after step " in err
+    if every == 1:
+        assert status == 0 and "the best editor before that is kept" in err and "Use it: malmen apply" in out
+    else:
+        assert status == ExitCode.FAILED and "Lower --learning-rate or --scalar-learning-rate" in err
+    assert not list(world.workspace.training.iterdir())
+
+
+def test_validations_that_take_longer_than_a_fifth_leave_time_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of 66 seconds, told by a clock of its own: a step takes a second, a validation twenty and a half."""
+    now, whole_step, whole_validation = [0.0], MetaStep.__call__, loop.validate
+
+    def step(*arguments: Any, **settings: Any) -> Any:
+        now[0] += 1
+        return whole_step(*arguments, **settings)
+
+    def validation(*arguments: Any) -> Any:
+        now[0] += 20.5
+        return whole_validation(*arguments)
+
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(MetaStep, "__call__", step)
+    monkeypatch.setattr(loop, "validate", validation)
+    trained, reports, _ = train_tiny(tmp_path, training_config(minutes=1.1))
+    assert [record["step"] for record in trained.progress.history] == [14, 28]
+    assert trained.progress.elapsed == pytest.approx(28 + 2 * 20.5) and len(reports) == 28
+
+
+def test_what_is_left_out_is_said_before_the_training(tmp_path: Path) -> None:
+    world = make_world(tmp_path, training=None)
+    long = "a very long word " * 40
+    facts = [*make_facts(9), replace(make_fact(9), prompt=long), replace(make_fact(10), rephrases=(long, "It is"))]
+    file = write_facts(tmp_path / "facts.jsonl", facts)
+    status, out, err = run_malmen(
+        world, "train", file, "--steps", "1", "--rank", "2", "--facts-per-step", "2", "--json"
+    )
+    assert status == 0, err
+    said = json.loads(out)
+    assert (said["left_out"], said["dropped_prompts"]) == (1, 1)
+    assert "note: 1 of 11 facts are left out, which do not fit the model: " in err
+    assert "note: 1 rephrases and unrelated prompts are left out" in err
+    assert "facts to train on are few" in err and err.index("left out") < err.index("step 1 ")
+
+
+def test_an_editor_whose_files_are_damaged_or_lost_is_trained_again(tmp_path: Path) -> None:
+    world = make_world(tmp_path, training=None)
+    file = write_facts(tmp_path / "facts.jsonl", make_facts(12))
+    command = ("train", file, "--steps", "2", "--rank", "2", "--facts-per-step", "2", "-q")
+    status, editor, _ = run_malmen(world, *command)
+    assert status == 0
+    folder = world.workspace.editors / editor.strip()
+    for spoil in (shutil.rmtree, lambda path: (path / "editor.json").write_text("{}")):
+        spoil(folder)
+        assert run_malmen(world, "verify")[0] == ExitCode.VERIFICATION_FAILED
+        assert run_malmen(world, *command)[:2] == (0, editor)
+        assert run_malmen(world, "verify")[0] == 0
 
 
 def test_that_answers_of_several_tokens_need_an_end_is_said_unless_it_was_chosen(tmp_path: Path) -> None:

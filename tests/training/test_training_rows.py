@@ -12,6 +12,7 @@ from malmen_cli.facts import Fact
 from malmen_cli.language_models.tokenizing import CausalTokenizing
 from malmen_cli.training.rows import Split, split_rows
 
+FACTS = make_facts(12)
 TOKENIZING = CausalTokenizing(tiny_tokenizer(), POSITIONS)
 
 
@@ -40,6 +41,20 @@ def test_no_subject_is_on_both_sides(seed: int) -> None:
     assert all(ids <= train or ids <= held_out for ids in by_subject.values())
     assert len(found.held_out) == 9  # a quarter of 30, in whole subjects
     assert prompts(split(facts, seed=seed + 1).held_out) != held_out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_says_the_same_is_on_one_side(seed: int) -> None:
+    """Subjects that differ in case and blanks alone; without any, a prompt that is another's rephrase."""
+    twins = [replace(fact, subject=f" {str(fact.subject).upper()}  ", prompt=f"{i} is") for i, fact in enumerate(FACTS)]
+    turned = [replace(fact, subject=None, prompt=fact.rephrases[0].lower(), rephrases=()) for fact in FACTS]
+    for others in (twins, turned):
+        found = split([*FACTS, *others], seed=seed)
+        assert (len(found.train), len(found.held_out)) == (18, 6)
+        held_out = prompts(found.held_out)
+        for one, other in zip(FACTS, others, strict=True):
+            sides = [TOKENIZING(fact.prompt, fact.target).input_ids in held_out for fact in (one, other)]
+            assert sides[0] == sides[1]
 
 
 def test_facts_without_a_subject_count_by_prompt() -> None:
@@ -81,7 +96,9 @@ def test_of_large_subjects_alone_the_smallest_is_held_out() -> None:
 def test_what_does_not_fit_is_not_held_out(seed: int) -> None:
     facts = [*make_facts(6), *(replace(make_fact(i), prompt="a very long word " * (30 + i)) for i in range(6, 12))]
     found = split(facts, share=0.1, seed=seed)
-    assert (len(found.train), len(found.held_out), found.dropped) == (5, 1, 6)
+    assert (len(found.train), len(found.held_out), len(found.left_out), found.dropped) == (5, 1, 6, 0)
+    with pytest.raises(UsageError, match="two subjects, and 6 of 7 do not fit the model"):
+        split(facts[5:], seed=seed)
     with pytest.raises(UsageError, match="no fact fits the model"):
         split(facts[6:], seed=seed)
 
@@ -100,7 +117,7 @@ def test_a_fact_without_rephrases_is_its_own_equivalent_and_what_does_not_fit_is
         replace(make_fact(8), prompt=long),
     ]
     found = split(facts)
-    assert found.dropped == 2
+    assert (found.dropped, list(found.left_out)) == (1, facts[8:])
     rows = {row.edit.input_ids: row for row in found.train + found.held_out}
     assert len(rows) == 8
     bare = rows[TOKENIZING(facts[6].prompt, facts[6].target).input_ids]
