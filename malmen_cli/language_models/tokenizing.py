@@ -100,18 +100,20 @@ class Tokenizing(ABC):
             message = f"{count:,} fact{'s do' if count > 1 else ' does'} not fit the model, nothing was written"
             raise BadFacts(problems, message, remedy=remedy, more=more)
 
-    def reason(self, prompt: str, target: str) -> str:
-        """Why a text cannot be supervised, in words."""
+    def why_not(self, prompt: str, target: str) -> UsageError | None:
+        """The error of a text that cannot be supervised; None for any other."""
         try:
             self(prompt, target)
         except UsageError as error:
-            return error.message
-        return "it fits"
+            return error
+        return None
 
     def nothing_fits(self, prompt: str, target: str) -> UsageError:
         """The error where none of many texts can be supervised, with the reason of this one."""
-        remedy = "Give facts that the model has room and words for."
-        return UsageError(f"no fact fits the model: {self.reason(prompt, target)}", remedy=remedy)
+        error = self.why_not(prompt, target)
+        if error is None:
+            return UsageError("no fact fits the model")
+        return UsageError(f"no fact fits the model: {error.message}", remedy=error.remedy)
 
     def batches(self, texts: Sequence[Tokens], batch_tokens: int) -> Iterator[Batch]:
         """Padded batches of similar length, at most `batch_tokens` padded tokens each (or one text)."""

@@ -48,7 +48,7 @@ class MiniBatchSettings(MethodSettings):
     learning_rate: float | None = Field(gt=0, le=1e3)  # AdamW, the same throughout
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # instead, where that is None: a share of a matrix's
     # root mean square, for each matrix its own
-    weight_decay: float = Field(ge=0, le=1e3)  # decoupled: the share, times the learning rate, lost with each step
+    weight_decay: float = Field(ge=0, le=1e12)  # decoupled: the share, times the learning rate, lost with each step
     epochs: int = Field(ge=1, le=MANY)  # passes over all facts, at most
     batch_facts: int = Field(ge=1, le=MANY)  # facts per step
     # Nats: batches below it take no step, and an epoch below it is the last; 0: never.
@@ -70,7 +70,7 @@ class FineTuningSettings(MiniBatchSettings):
 
     method: Literal["ft"] = "ft"
     learning_rate: float | None = Field(default=5e-4, gt=0, le=1e3)
-    weight_decay: float = Field(default=5e-4, ge=0, le=1e3)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1e12)
     epochs: int = Field(default=5, ge=1, le=MANY)
     batch_facts: int = Field(default=32, ge=1, le=MANY)
     small_loss: float = Field(default=0.0, ge=0, le=1e6)
@@ -90,7 +90,7 @@ class LocFTSettings(MiniBatchSettings):
     method: Literal["locft-bf"] = "locft-bf"
     learning_rate: float | None = Field(default=None, gt=0, le=1e3)  # AdamW; None: as relative_rate says
     relative_rate: float = Field(default=0.05, gt=0, le=1e3)  # AdamW's, as a share of the matrix's root mean square
-    weight_decay: float = Field(default=0.0, ge=0, le=1e3)
+    weight_decay: float = Field(default=0.0, ge=0, le=1e12)
     epochs: int = Field(default=50, ge=1, le=MANY)
     batch_facts: int = Field(default=16, ge=1, le=MANY)
     small_loss: float = Field(default=1e-2, ge=0, le=1e6)

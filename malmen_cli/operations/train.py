@@ -108,8 +108,9 @@ def _notes(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> Iter
     """What to say before a training of these facts."""
     rows = len(split.train) + len(split.held_out)
     if out := split.left_out:
-        why = tokenizing.reason(out[0].prompt, out[0].target)
-        yield f"{len(out):,} of {rows + len(out):,} facts are left out, which do not fit the model: {why}, for one"
+        why = tokenizing.why_not(out[0].prompt, out[0].target)
+        reason = "" if why is None else f", for one {why.message}"
+        yield f"{len(out):,} of {rows + len(out):,} facts are left out, which do not fit the model{reason}"
     if split.dropped:
         yield f"{split.dropped:,} rephrases and unrelated prompts are left out, which do not fit the model"
     if len(split.train) < FEW:

@@ -127,13 +127,14 @@ def test_an_interrupted_training_is_named_and_goes(world: World) -> None:
     class Killed(BaseException):
         pass
 
-    def die(*_: object) -> None:
-        raise Killed
+    def die(report: StepReport) -> None:
+        if report.step == 2:
+            raise Killed
 
-    from malmen_cli.training.loop import Watcher
+    from malmen_cli.training.loop import StepReport, Watcher
 
     with world.ledger() as (ledger, model), pytest.raises(Killed):
-        settings = TINY_TRAINING.model_copy(update={"seed": 7})
+        settings = TINY_TRAINING.model_copy(update={"seed": 7, "save_every": 1})
         train_editor(ledger, model, fact_set(make_facts(24)), settings, watcher=Watcher(step=die))
     [item] = gc_json(world, "--training", "--dry-run", "--model", "tiny")["items"]  # type: ignore[misc]
     assert item["what"].startswith("an interrupted training of tiny on facts.jsonl, begun ")  # type: ignore[index]

@@ -218,8 +218,11 @@ class TestResuming:
         with start_malmen(world, "train", facts, "--device", "cpu", "--steps", "100000", "--rank", "4") as process:
             while process.poll() is None and not list(world.workspace.training.glob("*/train/complete.json")):
                 time.sleep(0.002)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == ExitCode.INTERRUPTED
+            process.send_signal(signal.SIGTERM)
+            try:
+                assert process.wait(60) == ExitCode.INTERRUPTED
+            finally:
+                process.kill()
         assert not list(world.workspace.training.iterdir())
 
     def test_nothing_is_an_error(self, tmp_path: Path) -> None:
@@ -277,7 +280,7 @@ def test_what_is_left_out_is_said_before_the_training(tmp_path: Path) -> None:
     assert status == 0, err
     said = json.loads(out)
     assert (said["left_out"], said["dropped_prompts"]) == (1, 1)
-    assert "note: 1 of 11 facts are left out, which do not fit the model: " in err
+    assert "note: 1 of 11 facts are left out, which do not fit the model, for one " in err
     assert "note: 1 rephrases and unrelated prompts are left out" in err
     assert "facts to train on are few" in err and err.index("left out") < err.index("step 1 ")
 
