@@ -133,7 +133,11 @@ def train(
         int | None, typer.Option("--validate-every", help="Steps (default: a fifth of the run).")
     ] = None,
     save_every: Annotated[
-        int | None, typer.Option("--save-every", help="Steps between resumable states (default: with each validation).")
+        int | None,
+        typer.Option(
+            "--save-every",
+            help="Steps between resumable states, one every ten minutes aside (default: with each validation).",
+        ),
     ] = None,
     format: FormatOption = None,
     on_conflict: OnConflictOption = None,
