@@ -53,8 +53,8 @@ def cheapest_form(n: int, d_in: int, d_out: int, *, preserved: int, repeated: bo
     d, o, rows = d_in, d_out, n + preserved
     if not (preserved and repeated):
         return "kernel" if rows < d else "primal"
-    # Flops of a solve and its gradients, with C0 and its eigenvectors there already. A factorisation runs at half the
-    # speed of a product and triangular solves at four fifths: they count for more.
+    # Flops of a solve and its gradients, with C0 and its eigenvectors there already. A factorisation runs at half to
+    # two thirds the speed of a product and triangular solves at four fifths: they count for more.
     costs: dict[Form, float] = {
         "primal": n * d * d + 2 / 3 * d**3 + (9 * n if n < o else 5 * o) * d * d + 6 * n * d * o,
         "kernel": rows * rows * d + 2 / 3 * rows**3 + 5 * rows * rows * o + 4 * rows * d * o,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from malmen_cli.editing.linear_algebra import cholesky
 from malmen_cli.language_models.arithmetic import BlockRates
 from malmen_cli.language_models.block_rates import block_rates, least
 from malmen_cli.ledger.objects import ObjectStore
@@ -101,7 +102,7 @@ def matrix_rates(device: torch.device) -> dict[str, float]:
     timed: dict[str, tuple[float, Callable[[], object], torch.device]] = {
         "single": (2 * operations, lambda: narrow @ narrow, device),
         "double": (2 * operations, lambda: wide @ wide, exact),
-        "factor": (operations / 3, lambda: torch.linalg.cholesky_ex(wide), exact),
+        "factor": (operations / 3, lambda: cholesky(wide), exact),
         "eigenvalues": (4 * operations / 3, lambda: torch.linalg.eigvalsh(wide), exact),
         "triangular": (operations, lambda: torch.linalg.solve_triangular(wide, wide, upper=False), exact),
         "sweep": (large.nbytes, lambda: large @ large[0], exact),

@@ -7,7 +7,18 @@ import torch
 from solve_problems import relative
 from torch import Tensor
 
-from malmen_cli.editing.linear_algebra import BLOCK, EXACT_UP_TO, add_gram, gram, largest_eigenvalue, probes, product
+from malmen_cli.editing.linear_algebra import (
+    BLOCK,
+    EXACT_UP_TO,
+    PANEL,
+    Factor,
+    add_gram,
+    cholesky,
+    gram,
+    largest_eigenvalue,
+    probes,
+    product,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -36,6 +47,44 @@ def test_a_gram_matrix_is_whole_though_half_is_summed(width: int, rows: int) -> 
         add_gram(total, part)
     assert relative(total.tril(), (x.T @ x).tril()) <= 1e-14
     assert relative(gram(x.T), x @ x.T) <= 1e-14
+
+
+@pytest.mark.parametrize("size", [1, 4 * PANEL, 4 * PANEL + 1, 5 * PANEL, 6 * PANEL - 1])
+class TestCholesky:
+    @pytest.mark.parametrize("fall", [0.0, 6.0, 12.0])
+    def test_the_factor_gives_the_matrix_back(self, size: int, fall: float) -> None:
+        keys = normal(size, size) * torch.logspace(0, -fall / 2, size, dtype=torch.float64)
+        matrix = gram(keys) / size
+        matrix.diagonal().add_(10 ** (-fall - 1))
+        lower, failed = cholesky(matrix)
+        assert not failed and torch.equal(lower, lower.tril())
+        assert relative(lower @ lower.T, matrix) <= 1e-14
+        assert relative(lower, torch.linalg.cholesky(matrix)) <= 1e-14 * 10 ** (fall / 2)
+
+    def test_equal_keys_and_a_ridge_near_rounding_are_solved_as_well_as_by_lapack(self, size: int) -> None:
+        keys = normal(3, size).repeat(40, 1)
+        matrix = gram(keys)
+        matrix.diagonal().add_(1e-10 * float(matrix.diagonal().mean()))
+        right = keys.T @ normal(len(keys), 7)
+        solved = Factor(matrix).solve(right)
+        plain = torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
+        ours, lapacks = (float((matrix @ x - right).norm()) for x in (solved, plain))
+        assert ours <= 3 * lapacks + 1e-15 * float(right.norm())
+
+    def test_the_upper_triangle_is_not_read(self, size: int) -> None:
+        matrix = gram(normal(size, size))
+        matrix.diagonal().add_(1.0)
+        lower, _ = cholesky(matrix)
+        above = matrix.triu(1).bool()
+        assert torch.equal(cholesky(matrix.masked_fill(above, float("nan")))[0], lower)
+
+    @pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("value", [-1.0, float("nan")])
+    def test_what_has_no_factor_is_said_to(self, size: int, where: float, value: float) -> None:
+        matrix = torch.eye(size, dtype=torch.float64)
+        at = round(where * (size - 1))
+        matrix[at, at] = value
+        assert cholesky(matrix)[1]
 
 
 @pytest.mark.parametrize("size", [1, 5, 400])
