@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from malmen_cli.facts import FactSet
     from malmen_cli.ledger import Ledger, ModelRecord
     from malmen_cli.operations.active import Chosen, Proposal
-    from malmen_cli.operations.plan import Choice, Plan, Prediction, Trial
+    from malmen_cli.operations.plan import Choice, Forecast, Plan, Trial
 
 PARTS = {
     "libraries": "libraries",
@@ -199,10 +199,10 @@ def _trial(device: str, batch_tokens: int | None, bar: BarDisplay) -> Callable[[
 
 def _reckoned(
     device: str, batch_tokens: int | None
-) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
+) -> Callable[[Ledger, Proposal], tuple[Forecast | None, dict[str, Any]]]:
     from malmen_cli.operations.apply import ApplyOptions
     from malmen_cli.operations.models import pick_device
-    from malmen_cli.operations.prediction import predict
+    from malmen_cli.operations.reckoning import predict
 
     return predict(ApplyOptions(device=pick_device(device), batch_tokens=batch_tokens))
 
@@ -268,7 +268,7 @@ def _show_trial(trial: Trial) -> None:
     say("note: residual and leverage say how facts crowd each other in the solve; they do not predict success")
 
 
-def _show_prediction(needs: Prediction, memory: dict[str, Any]) -> None:
+def _show_prediction(needs: Forecast, memory: dict[str, Any]) -> None:
     print(f"\nApplying would take about {_seconds(needs.seconds)} and {size(needs.memory)} of memory,")
     print(f"{size(needs.disk)} in the workspace and {size(needs.temporary)} free beside the checkpoint.")
     print(f"\n{_memory(memory)}")

@@ -56,7 +56,7 @@ class Editor(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = tuple(layers)
-        self.rank, self.n_blocks, self.step_size_kind = rank, blocks, step_size
+        self.step_size_kind = step_size
         shapes = [(layer.d_in, layer.d_out) for layer in self.layers]
         self._network = [f"{d_in}x{d_out}" for d_in, d_out in shapes]
         self._place = [shapes[:i].count(shape) for i, shape in enumerate(shapes)]

@@ -39,7 +39,7 @@ class FactFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Prediction:
+class Forecast:
     """What the apply would take: seconds from start to finish, bytes of memory at the peak, bytes on disk.
 
     Attributes:
@@ -66,7 +66,7 @@ class Trial:
 
     figures: list[FactFigures]
     edit_success: float | None
-    prediction: Prediction
+    prediction: Forecast
     solve: dict[str, dict[str, Any]]
     warnings: list[str]
     memory: dict[str, Any]
@@ -84,7 +84,7 @@ class Plan:
     proposal: Proposal
     trial: Trial | None
     warnings: list[str]
-    prediction: Prediction | None = None
+    prediction: Forecast | None = None
     memory: dict[str, Any] | None = None
 
 
@@ -94,7 +94,7 @@ def plan_facts(
     facts: FactSet,
     editor: str | Choice | None,
     attempt: Callable[[Ledger, Proposal], Trial] | None,
-    predict: Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]] | None = None,
+    predict: Callable[[Ledger, Proposal], tuple[Forecast | None, dict[str, Any]]] | None = None,
 ) -> Plan:
     """Fold the facts into the model's history and, with `attempt` (`trial.attempt`), try the apply in memory.
 

@@ -112,7 +112,7 @@ def _notes(split: Split, tokenizing: Tokenizing, config: TrainingConfig) -> Iter
         reason = "" if why is None else f", for one {why.message}"
         yield f"{len(out):,} of {rows + len(out):,} facts are left out, which do not fit the model{reason}"
     if split.dropped:
-        yield f"{split.dropped:,} rephrases and unrelated prompts are left out, which do not fit the model"
+        yield f"rephrases and unrelated prompts that do not fit the model are left out: {split.dropped:,}"
     if len(split.train) < FEW:
         yield f"{len(split.train):,} facts to train on are few: thousands are usual, and what this edits may be harmed"
     if words := _endless(split, tokenizing, config):
@@ -192,6 +192,10 @@ def _log(facts: FactSet, split: Split, trained: Trained, device: str) -> dict[st
 def run_folder(
     ledger: Ledger, model: ModelRecord, facts: FactSet, config: TrainingConfig, layers: list[TensorLayer]
 ) -> Path:
-    """Where a run keeps its features and its resumable state: one folder per model, facts, layers and settings."""
-    identity = [model.base_digest, facts.digest, config.model_dump(mode="json"), [layer.name for layer in layers]]
+    """Where a run keeps its features and its resumable state: one folder per model, facts, layers and settings.
+
+    How often a state is saved is none of them: it changes nothing of the run, which may go on with another.
+    """
+    settings = config.model_copy(update={"save_every": None}).model_dump(mode="json")
+    identity = [model.base_digest, facts.digest, settings, [layer.name for layer in layers]]
     return ledger.workspace.training / short(digest_json(identity))

@@ -20,8 +20,8 @@ from malmen_cli.operations.active import Proposal, sizes_of, warnings_of
 from malmen_cli.operations.apply import ApplyOptions, open_bench
 from malmen_cli.operations.forecast import asking
 from malmen_cli.operations.layers import TensorLayer
-from malmen_cli.operations.plan import FactFigures, Prediction, Trial
-from malmen_cli.operations.prediction import Reckoned, reckon
+from malmen_cli.operations.plan import FactFigures, Forecast, Trial
+from malmen_cli.operations.reckoning import Reckoned, reckon
 from malmen_cli.operations.solving import Solved
 from malmen_cli.operations.spent import resident_peak
 from malmen_cli.operations.workbench import Workbench
@@ -123,7 +123,7 @@ class _Watch:
 
 def _predict(
     proposal: Proposal, bench: Workbench, solved: Solved, reckoned: Reckoned, took: dict[str, float]
-) -> Prediction:
+) -> Forecast:
     """Phases that were tried take what they took; the others, which a plan does not do, what is reckoned."""
     objects, manifest, counts = bench.ledger.objects, proposal.model.manifest, reckoned.counts
     moved = [change for change in solved.changes if change.before != change.after]
@@ -146,7 +146,7 @@ def _predict(
         "solve": took["solve"],
         "ask after": asked * (after + more) + answers,
     }
-    return Prediction(
+    return Forecast(
         seconds=sum(phases.values()),
         # This process has measured the machine and looked into the solve besides: its peak is too large, if anything.
         memory=min(resident_peak() or reckoned.peak, reckoned.peak),

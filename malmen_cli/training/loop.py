@@ -180,8 +180,8 @@ def _require_there(state: Path) -> None:
     if not state.is_file():
         raise UsageError(
             "there is no interrupted run of these settings",
-            remedy="Leave out --resume to start one. Its state is saved with every validation (--save-every) and every "
-            "ten minutes, and found by the same facts, seed and settings; --steps and --minutes are among them.",
+            remedy="Leave out --resume to start one. Its state is saved with every validation (or --save-every) and "
+            "every ten minutes, and found by the same facts, seed and settings, --steps and --minutes among them.",
         )
 
 

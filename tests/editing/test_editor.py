@@ -54,7 +54,7 @@ def written_out(editor: Editor, parameters: dict[str, Tensor], layer: int, keys:
     std = normalizer.variance.sqrt()
     z = torch.cat([keys, grads], dim=1)
     z = torch.where(std > 0, (z - normalizer.mean) / torch.where(std > 0, std, 1), 0)
-    for block in range(editor.n_blocks):
+    for block in range(len(editor.networks[f"{shape.d_in}x{shape.d_out}"].blocks)):
         prefix = f"networks.{shape.d_in}x{shape.d_out}.blocks.{block}."
         a, b, bias, scale, shift = (parameters[prefix + name] for name in ("A", "B", "bias", "scale", "shift"))
         z = z + scale[place] * torch.relu(z @ a @ b + bias) + shift[place]

@@ -30,9 +30,9 @@ from malmen_cli.operations.evaluation import evaluate_file
 from malmen_cli.operations.made import Made
 from malmen_cli.operations.method_editors import MethodRequest, editor_by_method, find_by_method, make_and_keep
 from malmen_cli.operations.plan import plan_facts
-from malmen_cli.operations.prediction import predict
 from malmen_cli.operations.rebase import Rebased, rebase
 from malmen_cli.operations.rebuilding import rebuild
+from malmen_cli.operations.reckoning import predict
 from malmen_cli.operations.trial import attempt
 
 QUICK: dict[str, dict[str, Any]] = {

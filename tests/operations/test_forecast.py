@@ -198,7 +198,7 @@ class TestQuick:
 def test_rows_that_are_stored_are_not_captured_again(tmp_path: Path) -> None:
     from malmen_cli.operations.active import propose
     from malmen_cli.operations.apply import ApplyOptions
-    from malmen_cli.operations.prediction import reckon
+    from malmen_cli.operations.reckoning import reckon
 
     world = make_world(tmp_path)
     facts = make_facts(6)
@@ -221,7 +221,7 @@ def test_stored_rows_are_counted_as_they_will_be(family: str, dtype: Any, tmp_pa
     """In the dtype that the model is run in, whatever its files have; of an encoder every token but padding."""
     from malmen_cli.operations.active import propose
     from malmen_cli.operations.apply import ApplyOptions
-    from malmen_cli.operations.prediction import reckon
+    from malmen_cli.operations.reckoning import reckon
 
     training = TINY_TRAINING.model_copy(update={"dtype": dtype})
     world = world_of(save_family_model(tmp_path / "model", family), training=training)
@@ -243,7 +243,7 @@ def test_long_texts_take_more_memory_than_short_ones(tmp_path: Path) -> None:
     """Of a few facts, that is: of many, a batch has as many tokens whatever their length."""
     from malmen_cli.operations.active import propose
     from malmen_cli.operations.apply import ApplyOptions
-    from malmen_cli.operations.prediction import reckon
+    from malmen_cli.operations.reckoning import reckon
 
     world = make_world(tmp_path)
     short = make_facts(3)

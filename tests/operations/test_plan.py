@@ -18,7 +18,7 @@ from malmen_cli.ledger import active_digest, store
 from malmen_cli.operations.active import active_now, propose
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.plan import Plan, plan_facts
-from malmen_cli.operations.prediction import predict
+from malmen_cli.operations.reckoning import predict
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.operations.saved_plan import model_of, read_plan, save_plan
 from malmen_cli.operations.trial import attempt

@@ -37,9 +37,11 @@ def dense_loss(setup: Setup, config: TrainingConfig, parameters: dict[str, Tenso
         u, g = setup.features.rows(place, TEXTS)
         normalizer = editor.normalizers[place]
         x = (torch.cat([u, g], 1) - normalizer.mean) / normalizer.variance.sqrt()
-        network = f"networks.{u.shape[1]}x{g.shape[1]}.blocks"
-        for b in range(editor.n_blocks):
-            A, B, bias, scale, shift = (parameters[f"{network}.{b}.{n}"] for n in ("A", "B", "bias", "scale", "shift"))
+        shape = f"{u.shape[1]}x{g.shape[1]}"
+        for b in range(len(editor.networks[shape].blocks)):
+            A, B, bias, scale, shift = (
+                parameters[f"networks.{shape}.blocks.{b}.{n}"] for n in ("A", "B", "bias", "scale", "shift")
+            )
             x = x + scale[place] * torch.relu(x @ A @ B + bias) + shift[place]
         pseudo_keys, pseudo_grads = x[:, : u.shape[1]], x[:, u.shape[1] :]
         d = -parameters["raw_step_size"][place].exp() * (u * pseudo_keys).sum(1, keepdim=True) * pseudo_grads

@@ -126,11 +126,7 @@ class TestResuming:
     ) -> None:
         facts = write_facts(tmp_path / "facts.jsonl", make_facts(30))
         whole = self.train(world, facts)
-        with start_malmen(world, "train", facts, "--device", "cpu", *self.ARGUMENTS) as process:
-            while process.poll() is None and not list(world.workspace.training.glob("*/state.safetensors")):
-                time.sleep(0.002)
-            process.kill()
-        [state] = world.workspace.training.glob("*/state.safetensors")
+        state = self.killed(world, facts)
         with safe_open(state, framework="pt") as file:
             done = json.loads(file.metadata()["progress"])["step"]
         assert 0 < done < 24, "it was not killed midway"
@@ -140,6 +136,24 @@ class TestResuming:
         assert not list(world.workspace.training.iterdir())  # a finished run leaves nothing to resume
         # A control: were all editors alike, equality would say nothing.
         assert self.train(world, facts, "--seed", "1")["editor"] != whole["editor"]
+
+    def killed(self, world: World, facts: Path) -> Path:
+        """Kill the run as soon as it has saved a state; returns where."""
+        with start_malmen(world, "train", facts, "--device", "cpu", *self.ARGUMENTS) as process:
+            while process.poll() is None and not list(world.workspace.training.glob("*/state.safetensors")):
+                time.sleep(0.002)
+            process.kill()
+        [state] = world.workspace.training.glob("*/state.safetensors")
+        return state
+
+    def test_how_often_states_are_saved_may_change_and_nothing_else(self, world: World, tmp_path: Path) -> None:
+        facts = write_facts(tmp_path / "facts.jsonl", make_facts(30))
+        self.killed(world, facts)
+        again = ("train", facts, "--device", "cpu", *self.ARGUMENTS, "--resume")
+        status, _, err = run_malmen(world, *again, "--seed", "1")
+        assert status == ExitCode.USAGE and "no interrupted run" in err
+        assert self.train(world, facts, "--resume", "--save-every", "7")["best_step"] == 24
+        assert not list(world.workspace.training.iterdir())
 
     def test_keeps_the_best_editor_and_the_history_of_before(self, tmp_path: Path) -> None:
         config = training_config(steps=12, validate_every=2, save_every=5)
@@ -281,7 +295,7 @@ def test_what_is_left_out_is_said_before_the_training(tmp_path: Path) -> None:
     said = json.loads(out)
     assert (said["left_out"], said["dropped_prompts"]) == (1, 1)
     assert "note: 1 of 11 facts are left out, which do not fit the model, for one " in err
-    assert "note: 1 rephrases and unrelated prompts are left out" in err
+    assert "note: rephrases and unrelated prompts that do not fit the model are left out: 1" in err
     assert "facts to train on are few" in err and err.index("left out") < err.index("step 1 ")
 
 

@@ -30,7 +30,7 @@ from malmen_cli.operations.editors import TENSORS, settings_of
 from malmen_cli.operations.forecast import Counts, LayerCounts, forecast
 from malmen_cli.operations.layers import layers_of
 from malmen_cli.operations.memory import described, job_for, place_model, run_dtype
-from malmen_cli.operations.plan import Prediction
+from malmen_cli.operations.plan import Forecast
 from malmen_cli.operations.rates import Rates, measure
 
 COUNTED = 1000
@@ -57,8 +57,8 @@ class Reckoned:
         """Seconds."""
         return forecast(self.counts, self.rates)
 
-    def prediction(self) -> Prediction:
-        return Prediction(
+    def prediction(self) -> Forecast:
+        return Forecast(
             seconds=sum(self.phases.values()),
             memory=self.peak,
             disk=self.counts.new_row_bytes + self.counts.tensor_bytes + self.keeping,
@@ -67,13 +67,13 @@ class Reckoned:
         )
 
 
-def predict(options: ApplyOptions) -> Callable[[Ledger, Proposal], tuple[Prediction | None, dict[str, Any]]]:
+def predict(options: ApplyOptions) -> Callable[[Ledger, Proposal], tuple[Forecast | None, dict[str, Any]]]:
     """What `plan_facts` takes: the prediction, and memory by parts, of an apply with these options.
 
     How long a per-set method runs the model depends on how soon it is content: that cannot be told without trying.
     """
 
-    def predicted(ledger: Ledger, proposal: Proposal) -> tuple[Prediction | None, dict[str, Any]]:
+    def predicted(ledger: Ledger, proposal: Proposal) -> tuple[Forecast | None, dict[str, Any]]:
         reckoned = reckon(ledger, proposal, options)
         return reckoned.prediction() if proposal.editor.per_fact else None, reckoned.memory
 
