@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from malmen_cli.errors import UsageError
 
@@ -33,6 +33,12 @@ MANY = 1 << 40
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """1e4 is written for 10,000 in files of settings."""
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class EditorConfig(_Frozen):
@@ -162,16 +168,19 @@ def resolve(
             _overlay(merged, layer, what)
         return settings.model_validate(merged)
     except ValidationError as error:
-        found, names = error.errors(include_url=False, include_context=False), list(_names(settings))
-        problems = "; ".join(_in_words(one, names) for one in found[:_NAMED])
-        if len(found) > _NAMED:
-            problems += f"; and {len(found) - _NAMED:,} more"
         remedy = "Change the value, or leave it out for the default."
-        if any(one["type"] == _UNKNOWN for one in found):
-            remedy = f"{what[0].upper()}{what[1:]} are {', '.join(names)}."
-        raise UsageError(f"{what}: {problems}", remedy=remedy) from None
+        if any(one["type"] == _UNKNOWN for one in error.errors()):
+            remedy = f"{what[0].upper()}{what[1:]} are {', '.join(_names(settings))}."
+        raise UsageError(f"{what}: {problems_of(error, settings)}", remedy=remedy) from None
     except RecursionError:
         raise UsageError(f"{what}: nested too deeply", remedy="Settings have one table, [editor].") from None
+
+
+def problems_of(error: ValidationError, settings: type[BaseModel]) -> str:
+    """What is wrong with settings of this class, in one line."""
+    found, names = error.errors(include_url=False, include_context=False), list(_names(settings))
+    problems = "; ".join(_in_words(one, names) for one in found[:_NAMED])
+    return problems + (f"; and {len(found) - _NAMED:,} more" if len(found) > _NAMED else "")
 
 
 def _in_words(problem: ErrorDetails, names: list[str]) -> str:
@@ -180,10 +189,10 @@ def _in_words(problem: ErrorDetails, names: list[str]) -> str:
     if problem["type"] == _UNKNOWN:
         near = difflib.get_close_matches(name, names, n=1)
         return f"no setting is called {name}" + (f", did you mean {near[0]}?" if near else "")
-    message = problem["msg"]
-    if not message.startswith("Input should "):
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not message.startswith("should "):
         return f"{name}: {message}"
-    return f"{name} {message.removeprefix('Input ')}, not {problem['input']!r:.60}"
+    return f"{name} {message}, not {problem['input']!r:.60}"
 
 
 def _names(settings: type[BaseModel]) -> Iterator[str]:

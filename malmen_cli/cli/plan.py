@@ -48,7 +48,7 @@ PARTS = {
     "base_copies": "edited layers",
     "editor": "editor",
     "solve": "solve",
-    "batch": "one batch",
+    "batch": "one batch or chunk",
 }
 """A memory plan's parts, in words; of the last two the larger one counts. An apply's rows are on disk."""
 
@@ -130,7 +130,7 @@ def plan(
         if output is not None:
             require_elsewhere(ledger, output)
         trial = None if quick else _trial(device, batch_tokens, bar)
-        reckoned = _reckoned(device, batch_tokens) if quick and not quiet else None
+        reckoned = _reckoned(device, batch_tokens) if quick and (output is not None or not quiet) else None
         chosen = editor if asked is None else _by_method(asked, record, facts, output, device, batch_tokens, bar)
         planned = plan_facts(ledger, record, facts, chosen, trial, reckoned)
         if output is not None:

@@ -30,7 +30,7 @@ from malmen_cli.cli.options import (
     refuse_idle,
     was_given,
 )
-from malmen_cli.cli.output import epilog, plural, print_json
+from malmen_cli.cli.output import epilog, plural, print_json, say
 from malmen_cli.cli.train_untrained import make_untrained
 from malmen_cli.errors import ExitCode, UsageError
 from malmen_cli.methods.registry import METHODS, method_named
@@ -262,7 +262,9 @@ def train(
         )
         with ledger.read() as db:
             in_force = active_now(db, record).editor_id
-    progress = done.trained.progress
+    progress, diverged = done.trained.progress, done.trained.diverged
+    if diverged is not None:
+        say(f"warning: {diverged}: the best editor before that is kept, of step {progress.best_step:,}")
     if json:
         print_json(
             {
@@ -276,6 +278,7 @@ def train(
                 "best_step": progress.best_step,
                 "facts_seen": progress.facts,
                 "seconds": progress.elapsed,
+                "diverged": diverged,
                 "history": progress.history,
                 "config": settings.model_dump(mode="json"),
             }

@@ -89,7 +89,9 @@ class Tokenizing(ABC):
             except UsageError as error:
                 remedy = remedy or error.remedy
                 if len(problems) < MAX_PROBLEMS:
-                    problems.append(f"'{printable(prompt)}': {error.message}")
+                    said = printable(prompt)
+                    named = said.removesuffix("…") in error.message
+                    problems.append(error.message if named else f"'{said}': {error.message}")
                 else:
                     more += 1
                 continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from malmen_cli.checkpoint.digests import canonical_json, digest_file, digest_json
+from malmen_cli.checkpoint.digests import canonical_json, digest_bytes, digest_file, digest_json
 from malmen_cli.checkpoint.durable import Need, require_space
 from malmen_cli.checkpoint.lock import PATIENCE, checkpoint_lock
 from malmen_cli.checkpoint.manifest import Manifest
@@ -127,9 +127,16 @@ def add_editor(
 
 
 def renew_editor(ledger: Ledger, editor: EditorRecord) -> EditorRecord:
-    """Record that an editor's files were made again: tensors and settings are in its id, its log is another."""
+    """Record that an editor's files were made again: tensors and settings are in its id, its log may be another.
+
+    Raises:
+        WrongBase: the log is another, and entries name the editor: their ids cover its record.
+    """
     digest = editor_digest(ledger.workspace.editors / editor.id)
     with ledger.write() as db:
+        named = any(entry.editor_id == editor.id for entry in store.entries(db, editor.model_id))
+        if named and digest != editor.digest:
+            raise WrongBase(f"the files of editor {editor.id} were changed", remedy="restore them from a backup")
         db.execute("UPDATE editors SET digest = ? WHERE id = ?", (digest, editor.id))
         return store.editor(db, editor.id)
 
@@ -147,7 +154,14 @@ def editor_digest(folder: Path) -> str:
         return digest_json({path.name: digest_file(path) for path in paths})
     except OSError as error:
         remedy = "train it again, or restore the workspace from a backup"
+        if isinstance(error, PermissionError):
+            remedy = "see to it that its files can be read"
         raise UsageError(f"{folder} does not hold an editor: {error.strerror}", remedy=remedy) from error
+
+
+def editor_digest_of(files: Mapping[str, bytes]) -> str:
+    """`editor_digest` of files that are in memory."""
+    return digest_json({name: digest_bytes(data) for name, data in files.items()})
 
 
 def check_editor(ledger: Ledger, editor: EditorRecord) -> Path:

@@ -19,12 +19,15 @@ class MethodSettings(RunSettings):
 
     seed: int = Field(default=0, ge=0, lt=1 << 63)
     # Globs over module paths; None: those of the registration, or some of them.
-    layers: Annotated[tuple[str, ...], Field(min_length=1, strict=False)] | None = None
+    layers: Annotated[tuple[str, ...], Field(strict=False)] | None = None
 
     @field_validator("layers", mode="before")
     @classmethod
-    def _one(cls, layers: object) -> object:
-        return (layers,) if isinstance(layers, str) else layers
+    def _named(cls, layers: object) -> object:
+        named = (layers,) if isinstance(layers, str) else layers
+        if named is None or (isinstance(named, (list, tuple)) and named and all(map(_is_text, named))):
+            return named
+        raise ValueError("should be one or more globs over module paths")
 
 
 class UltraEditSettings(MethodSettings):
@@ -112,12 +115,21 @@ class MemitSettings(MethodSettings):
     covariance_weight: float = Field(default=15000.0, gt=0, le=1e12)  # lambda of the solve, in keys
     covariance_tokens: int = Field(default=100_000, ge=1, le=MANY)  # at most, of the text that C0 is the mean over
     # Of contexts, which the model goes on with.
-    prefixes: tuple[Annotated[str, Field(pattern=r"\S")], ...] = Field(
-        default=("The", "Therefore", "Because", "I", "You"), strict=False
-    )
+    prefixes: tuple[str, ...] = Field(default=("The", "Therefore", "Because", "I", "You"), strict=False)
     prefix_tokens: int = Field(default=10, ge=1, le=MANY)  # new ones per context
     without_subject: Literal["refuse", "last token"] = "refuse"  # facts that name none, or not in their prompt
     batch_tokens: int = Field(default=2048, ge=1, le=MANY)  # padded tokens that the model runs at once
+
+    @field_validator("prefixes")
+    @classmethod
+    def _begun(cls, prefixes: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_is_text, prefixes)):
+            raise ValueError("should hold no blank text")
+        return prefixes
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def resolve_settings(method: Method, file: Path | None, flags: dict[str, Any]) -> RunSettings:

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pydantic import ValidationError
+
 from malmen_cli.checkpoint.safetensors_file import open_regular
-from malmen_cli.config import Dtype, RunSettings, TrainingConfig
+from malmen_cli.config import Dtype, RunSettings, TrainingConfig, problems_of
 from malmen_cli.editing.editor import LayerShape
 from malmen_cli.errors import UnsafeFile, WrongBase
 from malmen_cli.evaluation.overlap import TrainedOn
@@ -71,10 +73,25 @@ def settings_of(record: EditorRecord, dtype: Dtype | None = None) -> RunSettings
         UnsafeFile: the ledger's record is malformed.
     """
     try:
-        settings = method_of(record.config).settings_class().model_validate(record.config["config"])
+        settings = _settings(method_of(record.config), record.config["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(record, error) from None
     return settings if dtype is None else settings.model_copy(update={"dtype": dtype})
+
+
+def _settings(method: Method, stored: Any) -> RunSettings:
+    """As a ledger or a file has them. No layers at all once stood for those of the registration.
+
+    Raises:
+        ValueError: they are none of this method's.
+    """
+    if isinstance(stored, dict) and stored.get("layers") == []:
+        stored = {**stored, "layers": None}
+    kind = method.settings_class()
+    try:
+        return kind.model_validate(stored)
+    except ValidationError as error:
+        raise ValueError(problems_of(error, kind)) from None
 
 
 def load_editor(
@@ -92,7 +109,7 @@ def load_editor(
     try:
         description = _description(files)
         method = method_of(description)
-        settings = method.settings_class().model_validate(description["config"])
+        settings = _settings(method, description["config"])
         base = description["base"]
         layers = layers_of(description)
         tensors = load((files / TENSORS).read_bytes() if isinstance(files, Path) else files[TENSORS])

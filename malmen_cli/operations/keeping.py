@@ -5,13 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from malmen_cli.checkpoint.digests import digest_bytes, digest_json, short
 from malmen_cli.checkpoint.durable import fsync_folder, in_words, write_durably
-from malmen_cli.errors import MalmenError
-from malmen_cli.ledger import EditorRecord, Ledger, ModelRecord, add_editor, check_editor, renew_editor, store
+from malmen_cli.checkpoint.safetensors_file import open_regular
+from malmen_cli.errors import UnsafeFile, UsageError, WrongBase
+from malmen_cli.ledger import (
+    EditorRecord,
+    Ledger,
+    ModelRecord,
+    add_editor,
+    check_editor,
+    editor_digest_of,
+    renew_editor,
+    store,
+)
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 
@@ -63,23 +74,29 @@ def unkept(model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
 
 
 def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) -> EditorRecord:
-    """Put an editor's folder in place in one step, then its row. Making the same one again finds that which is there,
-    or takes the place of its files where they are lost or damaged.
+    """Put an editor's folder in place in one step, then its row. Making the same one again finds that which is there.
+
+    Where its files are lost or damaged they are put back as they were recorded, if they can be had so: the description
+    tells of the making, seconds and all. If not, they are recorded anew; but where entries name the editor, whose ids
+    cover its record, the new one is kept beside it under an id of its own.
 
     Raises:
-        MalmenError: the disk does not take it.
+        MalmenError: the disk does not take it, or does not let the one that is there be read.
     """
     new = unkept(model, files)
-    final = ledger.workspace.editors / new.id
     with ledger.read() as db:
-        known = next((editor for editor in store.editors(db, model.id) if editor.id == new.id), None)
+        there = {editor.id: editor for editor in store.editors(db, model.id)}
+        in_use = {entry.editor_id for entry in store.entries(db, model.id)}
+    if new.id in there and _is_damaged(ledger, there[new.id]):
+        files = _as_recorded(ledger, there[new.id], files)
+        if new.id in in_use and editor_digest_of(files) != there[new.id].digest:
+            new = replace(new, id=short(digest_json([new.id, digest_bytes(files[DESCRIPTION])])))
+    final, known = ledger.workspace.editors / new.id, there.get(new.id)
     if known is not None:
-        try:
-            check_editor(ledger, known)
+        if not _is_damaged(ledger, known):
             return known
-        except MalmenError:
-            with in_words(final):
-                _remove(final)
+        with in_words(final):
+            _remove(final)
     if not final.exists():
         temporary = ledger.workspace.editors / f".{new.id}.part"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -92,6 +109,29 @@ def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) 
     if known is not None:
         return renew_editor(ledger, known)
     return add_editor(ledger, model, new.id, per_fact=new.per_fact, config=new.config, scores=new.scores)
+
+
+def _is_damaged(ledger: Ledger, editor: EditorRecord) -> bool:
+    """Whether an editor's files are lost or others. Raises UsageError where that cannot be told now."""
+    try:
+        check_editor(ledger, editor)
+    except (WrongBase, UnsafeFile):
+        return True
+    except UsageError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError, IsADirectoryError)):
+            return True
+        raise
+    return False
+
+
+def _as_recorded(ledger: Ledger, editor: EditorRecord, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """An editor's files made again, with the description that still lies there if it is the one that was recorded."""
+    try:
+        with open_regular(ledger.workspace.editors / editor.id / DESCRIPTION) as file:
+            there = {**files, DESCRIPTION: file.read()}
+    except (OSError, UnsafeFile):
+        return files
+    return there if editor_digest_of(there) == editor.digest else files
 
 
 def _remove(path: Path) -> None:

@@ -53,11 +53,9 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
 
 
 def _made_with(db: sqlite3.Connection, model: ModelRecord, entry: Entry) -> dict[str, Any]:
-    """Details of the solve that gave `entry` its bytes: its own, or where it found them stored the newest such one."""
-    if "threads" in entry.details:
-        return entry.details
+    """Details of the solve that gave `entry` its bytes: its own, or where it found them stored the last one before."""
     for number in store.numbers_with(db, model.id, entry.active_digest):
         details = store.resolve_entry(db, f"#{number}", model.id).details
-        if "threads" in details:
+        if number <= entry.number and "threads" in details:
             return details
     return entry.details

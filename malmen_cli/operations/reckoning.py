@@ -20,7 +20,7 @@ from malmen_cli.language_models.language_model import attends_plainly
 from malmen_cli.language_models.loading import load_tokenizer, read_config
 from malmen_cli.language_models.tasks import parts_of
 from malmen_cli.language_models.texts import tokens_at_once
-from malmen_cli.language_models.tokenizing import Tokenizing
+from malmen_cli.language_models.tokenizing import Tokenizing, Tokens
 from malmen_cli.ledger import Ledger, store
 from malmen_cli.methods.registry import method_of
 from malmen_cli.operations.active import Proposal, edit_digests, sizes_of
@@ -30,11 +30,12 @@ from malmen_cli.operations.editors import TENSORS, settings_of
 from malmen_cli.operations.forecast import Counts, LayerCounts, forecast
 from malmen_cli.operations.layers import layers_of
 from malmen_cli.operations.memory import described, job_for, place_model, run_dtype
+from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.plan import Forecast
 from malmen_cli.operations.rates import Rates, measure
 
 COUNTED = 1000
-"""Facts whose texts are tokenised; of more every so-manyth is, and the counts are multiplied."""
+"""Facts whose rephrases and unrelated prompts are tokenised; of more those of every so-manyth, and multiplied."""
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,10 @@ def _counts(
     facts = proposal.facts.facts
     some = facts[:: max(1, len(facts) // COUNTED)]
     factor = len(facts) / len(some)
-    own, others = texts.own(some), texts.others(some)
-    fresh = [fact for fact in some if fact.edit_digest in wanted]
-    capture = (own if len(fresh) == len(some) else texts.own(fresh)).times(factor)
-    asked = own.times(factor) + others.times(factor)
+    own = texts.own(facts)  # of all, since none may be planned that does not fit
+    fresh = [fact for fact in facts if fact.edit_digest in wanted]
+    capture = own if len(fresh) == len(facts) else texts.own(fresh)
+    asked = own + texts.others(some).times(factor)
     of_old = texts.earlier(list(old.values()))
     # Where rows are those of all tokens, the last block's few are taken to be as many.
     everywhere = proposal.editor.per_fact and method_of(proposal.editor.config).load().everywhere
@@ -197,7 +198,7 @@ def _counts(
         largest_shard=max(sizes, default=0),
         editor=editor,
         kept=share,
-        noted=capture if proposal.editor.per_fact and len(fresh) == len(some) else Passes(),
+        noted=capture if proposal.editor.per_fact and len(fresh) == len(facts) else Passes(),
     )
 
 
@@ -221,7 +222,7 @@ class _Texts:
     def _passes(self, pairs: Sequence[tuple[str, str]], *, all_fit: bool = False) -> Passes:
         began = time.thread_time()
         if all_fit:
-            texts = list(self._tokens.all_of(pairs))
+            texts: Sequence[Tokens] = PackedTexts(self._tokens.all_of(pairs))
         else:
             texts = [text for prompt, target in pairs if (text := self._tokens.fits(prompt, target)) is not None]
         self.seconds, self.made = self.seconds + time.thread_time() - began, self.made + len(pairs)

@@ -184,6 +184,7 @@ def _log(facts: FactSet, split: Split, trained: Trained, device: str) -> dict[st
         "facts_seen": trained.progress.facts,
         "seconds": round(trained.progress.elapsed, 1),
         "history": trained.progress.history,
+        **({} if trained.diverged is None else {"diverged": trained.diverged}),
         "saw": TrainedOn.of(split.trained).as_dict(),
         **environment(device),
     }

@@ -65,7 +65,7 @@ def _ask(bench: Workbench, facts: tuple[Fact, ...]) -> list[float]:
     """Per fact the share of target tokens that the model gives now. All is asked that an apply asks: it takes time."""
     model = bench.language_model
     tokens = model.tokenizing
-    texts = [tokens(fact.prompt, fact.target) for fact in facts]
+    texts = list(tokens.all_of((fact.prompt, fact.target) for fact in facts))
     others = [
         tokens.fits(prompt, target)
         for kind in KINDS[1:]

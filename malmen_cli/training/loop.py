@@ -59,10 +59,15 @@ class Watcher:
 
 @dataclass(frozen=True)
 class Trained:
-    """The best editor of a run (frozen), with the progress that led to it."""
+    """The best editor of a run (frozen), with the progress that led to it.
+
+    Attributes:
+        diverged: where and how the run ended before its end, None for most.
+    """
 
     editor: Editor
     progress: Progress
+    diverged: str | None = None
 
 
 GIB = 1 << 30
@@ -113,7 +118,7 @@ def train(
         where = f"the training diverged after step {run.progress.step:,} ({error.message})"
         if not run.best:
             raise NumericalFailure(where, remedy="Lower --learning-rate or --scalar-learning-rate.") from error
-        run.watcher.told(f"{where}: the best editor before that is kept")
+        return run.result(diverged=where)
     except BaseException:
         if saved is not None:
             run.watcher.told(f"step {saved:,} is kept: the same command with --resume goes on from there")
@@ -337,6 +342,6 @@ class _Run:
     def resume(self, path: Path) -> None:
         self.best, self.progress = load_state(path, self.editor, self.optimizer)
 
-    def result(self) -> Trained:
+    def result(self, diverged: str | None = None) -> Trained:
         self.editor.load_tensors(self.best)
-        return Trained(self.editor, self.progress)
+        return Trained(self.editor, self.progress, diverged)

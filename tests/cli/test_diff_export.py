@@ -171,6 +171,11 @@ class TestExport:
         assert run_malmen(world, "export", "--output", tmp_path)[0] == ExitCode.USAGE
         assert names_in(tmp_path) == ["mine"]
 
+    def test_so_is_one_below_a_file(self, world: World, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("kept")
+        status, out, err = run_malmen(world, "export", "--output", tmp_path / "file" / "out")
+        assert (status, out) == (ExitCode.USAGE, "") and f"{tmp_path / 'file'} is not a folder" in err
+
     @pytest.mark.parametrize("command", ["export", "apply"])
     @pytest.mark.parametrize("inside", [".", "edited"])
     def test_the_models_own_folder_is_2(self, world: World, tmp_path: Path, command: str, inside: str) -> None:

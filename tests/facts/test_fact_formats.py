@@ -333,6 +333,10 @@ class TestRows:
         assert fact_from_row(CLAIM) == Fact("Soul Food is a film.", "SUPPORTS", source="id:137334")
         own = {**changed(CLAIM, "prompt", ...), "claim": CLAIM["prompt"], "verifiable": "VERIFIABLE", "evidence": []}
         assert fact_from_row(own) == fact_from_row(CLAIM)
+        assert fact_from_row({**CLAIM, "claim": "another"}) == fact_from_row(CLAIM)
+        assert fact_from_row({**CLAIM, "claim": ""}) == fact_from_row(CLAIM)
+        assert fact_from_row({**own, "prompt": " "}) == fact_from_row(CLAIM)
+        assert problems({**own, "claim": ""}) == ("'claim' is missing or empty",)
 
     @pytest.mark.parametrize(
         ("row", "field"), [(COUNTERFACT, "target_new"), (ZSRE, "ans"), (KNOWEDIT, "target_new"), (FEVER, "alt")]
@@ -362,7 +366,8 @@ class TestRows:
         assert fact_from_row({**ZSRE, "loc": "nq question: what is it"}) == fact_from_row(ZSRE)
 
     @pytest.mark.parametrize(
-        ("case_id", "source"), [(0, "case_id:0"), ("a7", "case_id:a7"), (7.0, "case_id:7"), (None, None)]
+        ("case_id", "source"),
+        [(0, "case_id:0"), ("a7", "case_id:a7"), (7.0, "case_id:7"), (None, None), (float("nan"), None)],
     )
     def test_source_is_the_case(self, case_id: object, source: str | None) -> None:
         assert fact_from_row({**COUNTERFACT, "case_id": case_id}).source == source
@@ -470,6 +475,10 @@ class TestRows:
 
     def test_an_own_fact_with_a_label_is_no_claim(self) -> None:
         assert problems({**OWN, "label": "x"})[0].startswith("unknown field 'label'")
+
+    def test_a_locality_prompt_alone_makes_no_other_format(self) -> None:
+        assert fact_from_row({**ZSRE, "locality_prompt": "x"}) == fact_from_row(ZSRE)
+        assert problems({**OWN, "locality_prompt": "x"})[0].startswith("unknown field 'locality_prompt'")
 
 
 class TestOneFormat:

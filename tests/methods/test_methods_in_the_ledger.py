@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from malmen_cli.methods.registry import METHODS, method_named
 from malmen_cli.methods.settings import resolve_settings
 from malmen_cli.operations.active import require_room_ahead
 from malmen_cli.operations.apply import Applied, ApplyOptions, apply_facts
-from malmen_cli.operations.editors import DESCRIPTION, load_editor
+from malmen_cli.operations.editors import DESCRIPTION, load_editor, settings_of
 from malmen_cli.operations.evaluated import Evaluated, EvaluationOptions
 from malmen_cli.operations.evaluation import evaluate_file
 from malmen_cli.operations.made import Made
@@ -377,3 +378,37 @@ def test_gc_keeps_the_newest_editor_of_each_method(tmp_path: Path) -> None:
     code, out, said = run_malmen(world, "apply", write_facts(tmp_path / "facts.jsonl", A), "--dry-run", "--json")
     assert code in (0, 3), said
     assert json.loads(out)["editor"] != made  # the default is the trained one, though it is older
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "problem"),
+    [
+        ("ultraedit", {"layers": []}, "layers should be one or more globs over module paths, not []"),
+        ("ultraedit", {"layers": ""}, "layers should be one or more globs over module paths, not ''"),
+        ("ft", {"layers": [1]}, "layers should be one or more globs over module paths, not [1]"),
+        ("ultraedit", {"ridge": 1e13}, "ridge should be less than or equal to 1000000000000, not 10000000000000"),
+        ("ft", {"learning_rate": 1e4}, "learning_rate should be less than or equal to 1000, not 10000"),
+        ("locft-bf", {"epochs": 2.5}, "epochs should be a valid integer, not 2.5"),
+        ("memit", {"clamp": 0}, "clamp should be greater than 0, not 0"),
+        ("memit", {"prefixes": ["The", " "]}, "prefixes should hold no blank text, not ['The', ' ']"),
+    ],
+)
+def test_settings_without_sense_are_refused_in_words(method: str, settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve_settings(method_named(method), None, settings)
+    assert caught.value.message == f"settings of {method}: {problem}"
+
+
+def test_no_layers_at_all_are_read_as_they_once_were_meant(bare: World) -> None:
+    apply(bare, A, "ultraedit")
+    with bare.ledger() as (ledger, model):
+        with ledger.read() as db:
+            record = store.editors(db, model.id)[0]
+        stored = {**record.config, "config": {**record.config["config"], "layers": []}}
+        assert settings_of(replace(record, config=stored)).layers is None
+        folder = ledger.workspace.editors / record.id
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        described = json.loads(files[DESCRIPTION])
+        described["config"]["layers"] = []
+        files[DESCRIPTION] = json.dumps(described).encode()
+        assert load_editor(files, model, record)[1] == load_editor(folder, model, record)[1]

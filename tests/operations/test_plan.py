@@ -18,7 +18,7 @@ from malmen_cli.ledger import active_digest, store
 from malmen_cli.operations.active import active_now, propose
 from malmen_cli.operations.apply import ApplyOptions, apply_facts
 from malmen_cli.operations.plan import Plan, plan_facts
-from malmen_cli.operations.reckoning import predict
+from malmen_cli.operations.reckoning import COUNTED, predict
 from malmen_cli.operations.rows import RowReader
 from malmen_cli.operations.saved_plan import model_of, read_plan, save_plan
 from malmen_cli.operations.trial import attempt
@@ -65,6 +65,17 @@ def test_a_fact_that_the_apply_would_refuse_is_refused(world: World, quick: bool
     with pytest.raises(BadFacts, match="1 fact does not fit the model") as caught:
         plan(world, facts, quick=quick)
     assert make_fact(11).prompt in caught.value.problems[0]
+
+
+def test_so_it_is_among_thousands_and_where_only_the_plan_is_wanted(world: World, tmp_path: Path) -> None:
+    long = "Rome and " * 40 + "Lima"
+    facts = [make_fact(10 + index, long if index in (1, 3) else f"Lima {index}") for index in range(2 * COUNTED + 1)]
+    with pytest.raises(BadFacts, match="2 facts do not fit the model"):
+        plan(world, FactSet(tuple(facts), "facts.jsonl"), quick=True)
+    file = write_facts(tmp_path / "facts.jsonl", facts[:4])
+    status, out, err = run_malmen(world, "plan", file, "--quick", "-q", "-o", tmp_path / "plan.json")
+    assert (status, out) == (2, "") and "2 facts do not fit the model" in err
+    assert not (tmp_path / "plan.json").exists()
 
 
 def test_residuals_and_leverages_are_those_of_the_solve(world: World) -> None:

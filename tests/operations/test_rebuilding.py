@@ -146,6 +146,10 @@ def test_the_threads_of_then_are_those_of_a_rebuild(world: World, monkeypatch: p
     world.apply(*make_facts(1, start=5))
     with world.ledger() as (ledger, model):
         assert collect(ledger, collectable(ledger, ["states"]), "malmen gc")
+    assert world.revert("HEAD").solved  # the same facts once more, by other threads: of later entries alone
+    world.apply(*make_facts(1, start=5))
+    with world.ledger() as (ledger, model):
+        assert collect(ledger, collectable(ledger, ["states"]), "malmen gc")
         monkeypatch.setattr(Workbench, "solve", solve)
         for number in (3, 5):
             with ledger.read() as db:

@@ -127,7 +127,7 @@ with checkpoint_lock(Path({str(tiny.checkpoint)!r}), "malmen apply theirs.jsonl"
         with pytest.raises(BadFacts, match=r"^2 facts do not fit the model") as caught:
             tiny.apply(make_fact(8, long), make_fact(7), make_fact(9, long))
         for index, problem in zip((8, 9), caught.value.problems, strict=True):
-            assert problem.startswith(f"'{make_fact(index).prompt}': ") and problem.endswith("…'")
+            assert make_fact(index).prompt in problem and problem.count("'") == 2
             assert "tokens where the model has 64 positions: '" in problem
 
     @pytest.mark.parametrize(

@@ -117,6 +117,15 @@ def test_a_problem_says_what_was_meant_or_what_was_given() -> None:
     assert caught.value.remedy == "Change the value, or leave it out for the default."
 
 
+def test_whole_numbers_may_be_written_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("steps = 1e3\nclip = 2\neditor.rank = 1_0.0\n")
+    settings = resolve_training(None, tmp_path / "s.toml", {})
+    assert (settings.steps, settings.clip, settings.editor.rank) == (1000, 2.0, 10)
+    assert [type(x) for x in (settings.steps, settings.clip, settings.editor.rank)] == [int, float, int]
+    with pytest.raises(UsageError, match=r"steps should be a valid integer, not 1\.5"):
+        resolve_training(None, None, {"steps": 1.5})
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent\.toml"):
         resolve_training("malmen", tmp_path / "absent.toml", {})

@@ -252,10 +252,15 @@ def test_a_run_that_diverges_keeps_its_best_editor_or_says_so(tmp_path: Path, ev
     facts = write_facts(tmp_path / "facts.jsonl", make_facts(24))
     rates = ("--learning-rate", "1e3", "--scalar-learning-rate", "1e3")
     steps = ("--steps", "60", "--validate-every", str(every), "--rank", "4", "--facts-per-step", "6")
-    status, out, err = run_malmen(world, "train", facts, *steps, *rates)
+    status, out, err = run_malmen(world, "train", facts, *steps, *rates, "--json")
     assert "the training diverged after step " in err
     if every == 1:
-        assert status == 0 and "the best editor before that is kept" in err and "Use it: malmen apply" in out
+        said = json.loads(out)
+        assert status == 0 and f"warning: {said['diverged']}: the best editor before that is kept" in err
+        described = json.loads((world.workspace.editors / said["editor"] / "editor.json").read_text())
+        assert described["training"]["diverged"] == said["diverged"]
+        status, _, err = run_malmen(world, "train", facts, *steps, *rates, "-q")
+        assert status == 0 and "warning: the training diverged after step " in err
     else:
         assert status == ExitCode.FAILED and "Lower --learning-rate or --scalar-learning-rate" in err
     assert not list(world.workspace.training.iterdir())
@@ -297,6 +302,15 @@ def test_what_is_left_out_is_said_before_the_training(tmp_path: Path) -> None:
     assert "note: 1 of 11 facts are left out, which do not fit the model, for one " in err
     assert "note: rephrases and unrelated prompts that do not fit the model are left out: 1" in err
     assert "facts to train on are few" in err and err.index("left out") < err.index("step 1 ")
+
+
+def test_so_it_is_how_many_held_out_facts_have_unrelated_prompts_that_are_trained_on(tmp_path: Path) -> None:
+    world = make_world(tmp_path, training=None)
+    facts = [replace(fact, unrelated=make_fact(0).unrelated) for fact in make_facts(12)]
+    for told, given in ((True, facts), (False, make_facts(12))):
+        file = write_facts(tmp_path / "facts.jsonl", given)
+        status, _, err = run_malmen(world, "train", file, "--steps", "1", "--rank", "2", "--facts-per-step", "2")
+        assert status == 0 and ("held-out facts have unrelated prompts that are trained on too" in err) == told, err
 
 
 def test_an_editor_whose_files_are_damaged_or_lost_is_trained_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from malmen_cli.facts.fact import Fact
+from malmen_cli.facts.fields import Fields
 from malmen_cli.facts.formats.published import flat_fact
 
 
@@ -25,4 +26,5 @@ def mend_fever(row: Mapping[str, object]) -> Fact:
 
 def fever_claim(row: Mapping[str, object]) -> Fact:
     """A claim with the label it has in FEVER itself, which calls it `claim`, and nothing besides."""
-    return flat_fact(row, prompt="claim" if "claim" in row else "prompt", target="label", source="id")
+    prompted = "prompt" in Fields(row, sparse=True).row or "claim" not in row
+    return flat_fact(row, prompt="prompt" if prompted else "claim", target="label", source="id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from malmen_cli.facts.fact import Fact, Unrelated
@@ -44,8 +45,10 @@ def flat_fact(
 def numbered_source(fields: Fields, key: str) -> str | None:
     """Where a fact comes from, such as "case_id:21431", from a field that holds a number or a text."""
     number = fields.row.get(key)
-    if isinstance(number, float) and number.is_integer():  # as pandas writes a column with gaps
-        number = int(number)
+    if isinstance(number, float):  # pandas writes a column with gaps so: 7.0, and NaN for a gap
+        if math.isnan(number):
+            return None
+        number = int(number) if number.is_integer() else number
     if isinstance(number, bool) or not isinstance(number, int):
         number = fields.optional(key)
     # Taken as a text once more: with its name before it, it may have become too long.

@@ -43,7 +43,12 @@ class _Layout:
 # The first that fits a record reads it; malmen's own come last, since others have a 'prompt' too.
 _LAYOUTS = (
     _Layout("counterfact", frozenset({"requested_rewrite"}), full_counterfact),
-    _Layout("counterfact", frozenset({"locality_prompt"}), compact_counterfact, unless=frozenset({"locality"})),
+    _Layout(
+        "counterfact",
+        frozenset({"locality_prompt"}),
+        compact_counterfact,
+        unless=frozenset({"locality", "src", "target"}),
+    ),
     _Layout(
         "counterfact", frozenset({"target_new"}), compact_counterfact, unless=frozenset({"locality", "portability"})
     ),
