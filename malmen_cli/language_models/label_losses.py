@@ -7,6 +7,7 @@ Logits over a vocabulary are the largest matrices of a pass, and autograd holds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,16 @@ from malmen_cli.language_models.heads import Head, wide
 LABELS = 256
 """At a time: as many as make up for reading the head's weights once more, and as batches of 1,024 tokens have."""
 
-Losses = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
+AT_HAND = 32
+"""Of these, how many at a time are made losses of on a CPU: what that takes stays in its caches, and in the heap, where
+memory for all of them would be fresh from the system each time, which costs as much again."""
+
+LossesOf = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
 """Given some of a batch's labels and their logits (k, classes): losses (k,) in nats, and the derivative of each by its
 own logits (k, classes), both at least float32."""
+
+Losses = Callable[[slice], LossesOf]
+"""Given more of a batch's labels, those that the head is run for at once."""
 
 
 def parts(labels: int) -> Iterator[slice]:
@@ -26,32 +34,38 @@ def parts(labels: int) -> Iterator[slice]:
     return (slice(start, min(start + LABELS, labels)) for start in range(0, labels, LABELS))
 
 
+def _few(part: slice, device: torch.device) -> Iterator[slice]:
+    """Of some of a batch's labels those that losses are made of at a time."""
+    size = AT_HAND if device.type == "cpu" else LABELS
+    return (slice(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size))
+
+
 def cross_entropy(labels: Tensor) -> Losses:
     """-log p of a batch's labels (n,); by the logits, softmax less one-hot."""
 
-    def losses(part: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits, slopes, log_sum = _softmax(logits)
-        at = torch.arange(len(logits), device=logits.device), labels[part]
+        at = torch.arange(len(logits), device=logits.device), labels[some]
         nats = (logits.amax(1) - logits[at]) + log_sum
         slopes[at] -= 1
         return nats, slopes
 
-    return losses
+    return lambda part: losses
 
 
 def divergence(head: Head, base: Tensor) -> Losses:
     """KL(p_base || p) of a batch's labels, whose references (n, width) at the base weights are given; by the logits,
     p less p_base."""
 
-    def losses(part: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(first: int, at_base: Tensor, some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits, slopes, log_sum = _softmax(logits)
-        base_logits, probabilities, base_log_sum = _softmax(head.logits_of(base[part]))
+        base_logits, probabilities, base_log_sum = _softmax(at_base[some.start - first : some.stop - first])
         # Less the largest of each: what is likely is near 0 then, and exact.
         above = (base_logits - logits).sub_((base_logits.amax(1) - logits.amax(1))[:, None])
         nats = above.mul_(probabilities).sum(1) + log_sum - base_log_sum
         return nats, slopes.sub_(probabilities)
 
-    return losses
+    return lambda part: partial(losses, part.start, head.logits_of(base[part]))
 
 
 def saturated(losses: Tensor, q: float) -> Tensor:
@@ -89,13 +103,18 @@ def reference_grads(
         with torch.enable_grad():
             some = references[part].detach().requires_grad_()
             logits = head.logits_of(some)
-        nats, slopes = losses(part, logits.detach())
-        totals.append((saturated(nats, saturation) / counts[part]).sum())
-        factors = coefficient * scale / counts[part].to(nats.dtype)
-        if saturation:
-            factors *= (-saturation * nats).exp()
-        slopes *= factors[:, None]
-        (grads[part],) = torch.autograd.grad(logits, some, slopes.to(logits.dtype))
+        # In the place of the logits, of which no head has a use any more, unless they are the references themselves.
+        slopes = torch.empty_like(logits) if logits is some else logits.detach()
+        losses_of = losses(part)
+        for few in _few(part, references.device):
+            at, n = slice(few.start - part.start, few.stop - part.start), counts[few]
+            nats, by_logits = losses_of(few, logits.detach()[at])
+            totals.append((saturated(nats, saturation) / n).sum())
+            factors = coefficient * scale / n.to(nats.dtype)
+            if saturation:
+                factors *= (-saturation * nats).exp()
+            slopes[at] = by_logits.mul_(factors[:, None])
+        (grads[part],) = torch.autograd.grad(logits, some, slopes)
     return coefficient * float(torch.stack(totals).sum()), grads
 
 
@@ -108,9 +127,11 @@ def likeliest_and_nats(head: Head, references: Tensor, labels: Tensor) -> tuple[
     """`likeliest`, and -log p (n,) of a batch's labels (n,), in at least float32; the head sees each label once."""
     chosen, nats = [], []
     for part in parts(len(references)):
-        logits = wide(head.logits_of(references[part]))
-        chosen += _likeliest(logits)
-        nats.append(nn.functional.cross_entropy(logits, labels[part], reduction="none"))
+        logits = head.logits_of(references[part])
+        for few in _few(part, references.device):
+            some = wide(logits[few.start - part.start : few.stop - part.start])
+            chosen += _likeliest(some)
+            nats.append(nn.functional.cross_entropy(some, labels[few], reduction="none"))
     return chosen, torch.cat(nats)
 
 

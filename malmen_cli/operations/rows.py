@@ -29,6 +29,9 @@ from malmen_cli.operations.asked_states import BLOCK, AskedStates
 from malmen_cli.operations.packed_texts import PackedTexts
 from malmen_cli.operations.tensors import DTYPES, buffer_of
 
+GIVE_BACK_AFTER = 4
+"""Batches of a capture after which the gaps that they left in the heap go back: the next one then has fresh memory."""
+
 _STORED = {**DTYPES, "F64": torch.float64}
 _NAMES = {dtype: name for name, dtype in _STORED.items()}
 
@@ -83,15 +86,16 @@ def capture_rows(
             for start in range(0, len(texts), BLOCK):
                 block = texts[start : start + BLOCK]
                 with nullcontext() if states is None else states.noting(block) as keep:
-                    for batch, rows in capture(block, lower=keep is not None):
+                    for number, (batch, rows) in enumerate(capture(block, lower=keep is not None), 1):
                         if keep is not None and rows.lower_states is not None:
                             keep([block[row] for row in batch.rows], rows.lower_states)
                         places = [start + row for row in batch.rows]
                         for pack, keys, value_grads in zip(packs, rows.keys, rows.value_grads, strict=True):
                             pack.capture(places, keys, value_grads)
-                        if model.device.type == "cpu":  # a GPU's activations are not in this heap
+                        if number % GIVE_BACK_AFTER == 0 and model.device.type == "cpu":  # a GPU's are not in this heap
                             give_back_freed()
                 del keep  # with what it was given: the next block's takes as much
+                give_back_freed()
                 with large_blocks_apart():
                     for pack in packs:
                         pack.edit(start, start + len(block), facts)
