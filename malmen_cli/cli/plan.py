@@ -48,7 +48,7 @@ PARTS = {
     "base_copies": "edited layers",
     "editor": "editor",
     "solve": "solve",
-    "batch": "one batch or chunk",
+    "batch": "one batch",
 }
 """A memory plan's parts, in words; of the last two the larger one counts. An apply's rows are on disk."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TENSORS, DESCRIPTION = "editor.safetensors", "editor.json"
 FORMAT = 1
 _KEYS = {"format", "base", "layers", "per_fact", "config", "training"}
-_DESCRIPTION_LIMIT = 16 << 20  # bytes
+DESCRIPTION_LIMIT = 16 << 20  # bytes
 _TRAIN_AGAIN = "`malmen verify` names what is wrong; train it again."
 
 Files = Path | Mapping[str, bytes]
@@ -170,10 +170,10 @@ def _description(files: Files) -> dict[str, Any]:
     """Raises ValueError or KeyError for what `editor_files` could not have written."""
     if isinstance(files, Path):
         with open_regular(files / DESCRIPTION) as file:
-            data = file.read(_DESCRIPTION_LIMIT + 1)
+            data = file.read(DESCRIPTION_LIMIT + 1)
     else:
         data = files[DESCRIPTION]
-    if len(data) > _DESCRIPTION_LIMIT:
+    if len(data) > DESCRIPTION_LIMIT:
         raise ValueError("the description is too large")
     description = json.loads(data.decode())
     if not isinstance(description, dict) or description.keys() != _KEYS:

@@ -23,7 +23,7 @@ from malmen_cli.ledger import (
     renew_editor,
     store,
 )
-from malmen_cli.operations.editors import DESCRIPTION, TENSORS
+from malmen_cli.operations.editors import DESCRIPTION, DESCRIPTION_LIMIT, TENSORS
 from malmen_cli.operations.layers import TensorLayer, all_layers, layers_of
 
 
@@ -128,7 +128,7 @@ def _as_recorded(ledger: Ledger, editor: EditorRecord, files: Mapping[str, bytes
     """An editor's files made again, with the description that still lies there if it is the one that was recorded."""
     try:
         with open_regular(ledger.workspace.editors / editor.id / DESCRIPTION) as file:
-            there = {**files, DESCRIPTION: file.read()}
+            there = {**files, DESCRIPTION: file.read(DESCRIPTION_LIMIT)}
     except (OSError, UnsafeFile):
         return files
     return there if editor_digest_of(there) == editor.digest else files
