@@ -90,7 +90,7 @@ class Tokenizing(ABC):
                 remedy = remedy or error.remedy
                 if len(problems) < MAX_PROBLEMS:
                     said = printable(prompt)
-                    named = said.removesuffix("…") in error.message
+                    named = f"'{said.removesuffix('…')}" in error.message
                     problems.append(error.message if named else f"'{said}': {error.message}")
                 else:
                     more += 1

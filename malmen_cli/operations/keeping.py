@@ -87,23 +87,23 @@ def keep_editor(ledger: Ledger, model: ModelRecord, files: Mapping[str, bytes]) 
     with ledger.read() as db:
         there = {editor.id: editor for editor in store.editors(db, model.id)}
         in_use = {entry.editor_id for entry in store.entries(db, model.id)}
-    if new.id in there and _is_damaged(ledger, there[new.id]):
-        files = _as_recorded(ledger, there[new.id], files)
-        if new.id in in_use and editor_digest_of(files) != there[new.id].digest:
-            new = replace(new, id=short(digest_json([new.id, digest_bytes(files[DESCRIPTION])])))
-    final, known = ledger.workspace.editors / new.id, there.get(new.id)
-    if known is not None:
+    while (known := there.get(new.id)) is not None:
         if not _is_damaged(ledger, known):
             return known
+        recorded = _as_recorded(ledger, known, files)
+        if new.id not in in_use or editor_digest_of(recorded) == known.digest:
+            files = recorded
+            break
+        new = replace(new, id=short(digest_json([new.id, known.digest])))
+    final = ledger.workspace.editors / new.id
+    if known is not None or not final.exists():
+        temporary = _unfinished(final)
         with in_words(final):
-            _remove(final)
-    if not final.exists():
-        temporary = ledger.workspace.editors / f".{new.id}.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        with in_words(final):
+            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             for name, data in files.items():
                 write_durably(temporary / name, data)
+            _remove(final)  # only now: it may hold the one copy of what was recorded
             temporary.rename(final)
     fsync_folder(final.parent)  # whoever put it there may have been killed before this
     if known is not None:
@@ -125,13 +125,22 @@ def _is_damaged(ledger: Ledger, editor: EditorRecord) -> bool:
 
 
 def _as_recorded(ledger: Ledger, editor: EditorRecord, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
-    """An editor's files made again, with the description that still lies there if it is the one that was recorded."""
-    try:
-        with open_regular(ledger.workspace.editors / editor.id / DESCRIPTION) as file:
-            there = {**files, DESCRIPTION: file.read(DESCRIPTION_LIMIT)}
-    except (OSError, UnsafeFile):
-        return files
-    return there if editor_digest_of(there) == editor.digest else files
+    """An editor's files made again, with the description that still lies there if it is the one that was recorded: in
+    its folder, or in what a killed command was about to put in its place."""
+    folder = ledger.workspace.editors / editor.id
+    for place in (folder, _unfinished(folder)):
+        try:
+            with open_regular(place / DESCRIPTION) as file:
+                there = {**files, DESCRIPTION: file.read(DESCRIPTION_LIMIT)}
+        except (OSError, UnsafeFile):
+            continue
+        if editor_digest_of(there) == editor.digest:
+            return there
+    return files
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.part")
 
 
 def _remove(path: Path) -> None:

@@ -46,7 +46,7 @@ def rebuild(ledger: Ledger, model: ModelRecord, entry: Entry) -> dict[str, bytes
         if digest_bytes(data) != digest:
             raise VerificationFailed(
                 f"{tensor} cannot be rebuilt as entry #{entry.number} left it: the solve gives other bytes",
-                remedy="use the device, threads and torch that malmen show --json names, or run malmen verify",
+                remedy="use the malmen, torch, device and threads that malmen show --json names, or run malmen verify",
             )
         found[tensor] = data
     return found

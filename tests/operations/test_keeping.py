@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_models import World, everything, make_facts, make_world, run_malmen
 
-from malmen_cli.errors import UsageError
+from malmen_cli.errors import MalmenError, UsageError
 from malmen_cli.ledger import registration, store, verify_ledger
+from malmen_cli.operations import keeping
 from malmen_cli.operations.editors import DESCRIPTION, TENSORS
 from malmen_cli.operations.keeping import keep_editor
 
@@ -76,10 +77,31 @@ def test_with_another_description_it_is_kept_beside_one_that_entries_name(world:
     (folder / DESCRIPTION).unlink()
     damage = problems(world)
     other = keep(world, files)
-    assert other != folder.name and keep(world, files) == other
+    assert other != folder.name and keep(world, {**files, DESCRIPTION: files[DESCRIPTION] + b" "}) == other
     assert problems(world) == damage == [f"editor {folder.name}"]  # the entry's id still follows from what it says
     status, _, err = run_malmen(world, "rebase", "--editor", other, "-q")
     assert status in (0, 3), err
+
+
+@pytest.mark.parametrize("when", ["written", "put in place"])
+def test_the_description_is_not_lost_before_it_is_written_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    folder, before = folder_of(world), everything(world)
+    files = trained_again(folder, 1e6)
+    (folder / TENSORS).unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(MalmenError):
+        if when == "written":
+            patched.setattr(keeping, "write_durably", fail)
+        else:
+            patched.setattr(Path, "rename", fail)
+        keep(world, files)
+    assert keep(world, files) == folder.name
+    assert everything(world) == before and not problems(world)
 
 
 def test_and_recorded_anew_where_none_does(tmp_path: Path) -> None:
