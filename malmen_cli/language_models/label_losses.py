@@ -22,50 +22,53 @@ AT_HAND = 32
 memory for all of them would be fresh from the system each time, which costs as much again."""
 
 LossesOf = Callable[[slice, Tensor], tuple[Tensor, Tensor]]
-"""Given some of a batch's labels and their logits (k, classes): losses (k,) in nats, and the derivative of each by its
-own logits (k, classes), both at least float32."""
+"""Given some of a part's labels, counted from its first, and their logits (k, classes): losses (k,) in nats, and the
+derivative of each by its own logits (k, classes), both at least float32."""
 
 Losses = Callable[[slice], LossesOf]
-"""Given more of a batch's labels, those that the head is run for at once."""
+"""Given a part of a batch's labels, those that the head is run for at once."""
 
 
 def parts(labels: int) -> Iterator[slice]:
     """Some of a batch's labels at a time."""
-    return (slice(start, min(start + LABELS, labels)) for start in range(0, labels, LABELS))
+    return _slices(labels, LABELS)
 
 
-def _few(part: slice, device: torch.device) -> Iterator[slice]:
-    """Of some of a batch's labels those that losses are made of at a time."""
-    size = AT_HAND if device.type == "cpu" else LABELS
-    return (slice(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size))
+def _few(logits: Tensor) -> Iterator[slice]:
+    """Some of a part's labels at a time, counted from its first: those that losses are made of at once."""
+    return _slices(len(logits), AT_HAND if logits.device.type == "cpu" else LABELS)
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def cross_entropy(labels: Tensor) -> Losses:
     """-log p of a batch's labels (n,); by the logits, softmax less one-hot."""
 
-    def losses(some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(wanted: Tensor, some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits, slopes, log_sum = _softmax(logits)
-        at = torch.arange(len(logits), device=logits.device), labels[some]
+        at = torch.arange(len(logits), device=logits.device), wanted[some]
         nats = (logits.amax(1) - logits[at]) + log_sum
         slopes[at] -= 1
         return nats, slopes
 
-    return lambda part: losses
+    return lambda part: partial(losses, labels[part])
 
 
 def divergence(head: Head, base: Tensor) -> Losses:
     """KL(p_base || p) of a batch's labels, whose references (n, width) at the base weights are given; by the logits,
     p less p_base."""
 
-    def losses(first: int, at_base: Tensor, some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(at_base: Tensor, some: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
         logits, slopes, log_sum = _softmax(logits)
-        base_logits, probabilities, base_log_sum = _softmax(at_base[some.start - first : some.stop - first])
+        base_logits, probabilities, base_log_sum = _softmax(at_base[some])
         # Less the largest of each: what is likely is near 0 then, and exact.
         above = (base_logits - logits).sub_((base_logits.amax(1) - logits.amax(1))[:, None])
         nats = above.mul_(probabilities).sum(1) + log_sum - base_log_sum
         return nats, slopes.sub_(probabilities)
 
-    return lambda part: partial(losses, part.start, head.logits_of(base[part]))
+    return lambda part: partial(losses, head.logits_of(base[part]))
 
 
 def saturated(losses: Tensor, q: float) -> Tensor:
@@ -106,14 +109,14 @@ def reference_grads(
         # In the place of the logits, of which no head has a use any more, unless they are the references themselves.
         slopes = torch.empty_like(logits) if logits is some else logits.detach()
         losses_of = losses(part)
-        for few in _few(part, references.device):
-            at, n = slice(few.start - part.start, few.stop - part.start), counts[few]
-            nats, by_logits = losses_of(few, logits.detach()[at])
+        for few in _few(logits):
+            nats, by_logits = losses_of(few, logits.detach()[few])
+            n = counts[part][few]
             totals.append((saturated(nats, saturation) / n).sum())
             factors = coefficient * scale / n.to(nats.dtype)
             if saturation:
                 factors *= (-saturation * nats).exp()
-            slopes[at] = by_logits.mul_(factors[:, None])
+            slopes[few] = by_logits.mul_(factors[:, None])
         (grads[part],) = torch.autograd.grad(logits, some, slopes)
     return coefficient * float(torch.stack(totals).sum()), grads
 
@@ -128,10 +131,10 @@ def likeliest_and_nats(head: Head, references: Tensor, labels: Tensor) -> tuple[
     chosen, nats = [], []
     for part in parts(len(references)):
         logits = head.logits_of(references[part])
-        for few in _few(part, references.device):
-            some = wide(logits[few.start - part.start : few.stop - part.start])
+        for few in _few(logits):
+            some = wide(logits[few])
             chosen += _likeliest(some)
-            nats.append(nn.functional.cross_entropy(some, labels[few], reduction="none"))
+            nats.append(nn.functional.cross_entropy(some, labels[part][few], reduction="none"))
     return chosen, torch.cat(nats)
 
 
