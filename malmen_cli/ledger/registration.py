@@ -134,9 +134,8 @@ def renew_editor(ledger: Ledger, editor: EditorRecord) -> EditorRecord:
     """
     digest = editor_digest(ledger.workspace.editors / editor.id)
     with ledger.write() as db:
-        named = any(entry.editor_id == editor.id for entry in store.entries(db, editor.model_id))
-        if named and digest != editor.digest:
-            raise WrongBase(f"the files of editor {editor.id} were changed", remedy="restore them from a backup")
+        if any(entry.editor_id == editor.id for entry in store.entries(db, editor.model_id)):
+            check_editor(ledger, editor)
         db.execute("UPDATE editors SET digest = ? WHERE id = ?", (digest, editor.id))
         return store.editor(db, editor.id)
 
